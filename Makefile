@@ -1,0 +1,59 @@
+# Everything a newcomer types. Each target first makes .venv, if it is missing or older than what it is made from.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+NOTEBOOKS := $(wildcard nbs/*.ipynb)
+SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
+SITE      := _docs/.built
+
+.PHONY: help site test lab lessons serve readme clean
+help:
+	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
+	@echo 'make test     set up .venv if needed, run every test'
+	@echo 'make lab      JupyterLab on the notebooks'
+	@echo 'make lessons  run all notebooks from a clean kernel and save their outputs'
+	@echo 'make serve    serve _docs/ on localhost'
+	@echo 'make readme   write README.md from nbs/index.ipynb'
+	@echo 'make clean    remove what these made, .venv included'
+
+# The stamp is written last, so a .venv that a failure left half-made is made anew next time.
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3,11) or sys.exit("lesson9 needs Python 3.11 or newer; %s is %d.%d. Name another one: make PYTHON=..." % (sys.executable, v[0], v[1]))'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+site: $(SITE)
+$(SITE): $(READY) $(SOURCES)
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/site.py
+	touch $@
+
+# Two notebooks at a time, each with one thread of its own.
+test: $(SITE)
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python -m pytest -q tests
+
+# nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell.
+lab: $(READY)
+	$(BIN)/nbdev_install_hooks
+	$(BIN)/jupyter lab nbs
+
+lessons: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/lessons.py
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+readme: $(READY)
+	$(BIN)/python tools/readme.py
+
+serve: $(SITE)
+	$(BIN)/python -m http.server --directory _docs --bind 127.0.0.1 8000
+
+clean:
+	rm -rf $(VENV) _docs _proc build *.egg-info
