@@ -30,7 +30,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 site: $(SITE)
 $(SITE): $(READY) $(SOURCES)
 	$(BIN)/nbdev_export
-	$(BIN)/python tools/site.py
+	$(BIN)/python tools/build_site.py
 	touch $@
 
 # Two notebooks at a time, each with one thread of its own.

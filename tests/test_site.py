@@ -1,0 +1,79 @@
+"The built site, read as files. `make test` has built `_docs/`; without it, build it with `make site`."
+import html, json, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT/'_docs'
+sys.path.insert(0, str(ROOT/'tools'))
+from site_links import broken_links  # noqa: E402
+
+ORDER = 'index data why_sqrt5 initializing minibatch_training callbacks anneal'.split()
+
+@pytest.fixture(scope='session')
+def pages():
+    assert DOCS.exists(), 'no _docs/: run `make site` first'
+    return {p.stem: p.read_text(encoding='utf-8') for p in DOCS.glob('*.html')}
+
+def text_of(page): return html.unescape(re.sub(r'<[^>]+>', '', page))
+
+def test_every_notebook_has_its_page(pages):
+    names = [re.sub(r'^\d+[a-z]?_', '', p.stem) for p in (ROOT/'nbs').glob('*.ipynb')]
+    assert sorted(names) == sorted(pages) == sorted(ORDER)
+
+def test_sidebar_is_in_reading_order(pages):
+    for name,page in pages.items():
+        sidebar = re.search(r'<nav[^>]*id="quarto-sidebar".*?</nav>', page, re.S)[0]
+        linked = re.findall(r'href="(?:\./)?([\w]+)\.html"', sidebar)
+        assert list(dict.fromkeys(linked)) == ORDER, name
+
+def test_previous_and_next(pages):
+    for before,after in zip(ORDER, ORDER[1:]):
+        assert re.search(rf'nav-page-next">\s*<a href="(\./)?{after}\.html"', pages[before]), before
+        assert re.search(rf'nav-page-previous">\s*<a href="(\./)?{before}\.html"', pages[after]), after
+
+def test_nothing_comes_from_another_host(pages):
+    loaded = re.compile(r'''<(?:script|img|source|iframe)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*rel=["']?(?:stylesheet|icon|preload)[^>]*href=["']?(?:https?:)?//''')
+    for name,page in pages.items(): assert not loaded.search(page), name
+    for css in DOCS.rglob('*.css'): assert not re.search(r'@import[^;]*//|url\(["\']?(https?:)?//', css.read_text(encoding='utf-8')), css
+
+def test_formulas_are_mathml(pages):
+    assert '<math' in pages['initializing'] and '<math' in pages['why_sqrt5']
+    for name,page in pages.items():
+        assert not re.search(r'class="math (inline|display)">\s*\\[(\[]', page), name
+
+def test_symbols_link_to_their_entries(pages):
+    "A backticked symbol leads to an anchor; that it exists is what broken_links checks."
+    assert re.search(r'<a href="callbacks\.html#runner"><code>Runner</code></a>', pages['anneal'])
+    assert re.search(r'<a href="minibatch_training\.html#sgd"><code>SGD</code></a>', pages['callbacks'])
+    for name,page in pages.items(): assert '](http' not in text_of(page), f'{name}: a link shown as text'
+
+def test_entries_link_to_their_source(pages):
+    assert re.search(r'<a href="https://github\.com/[^"]+/lesson9/callbacks\.py#L\d+"[^>]*>source</a>', pages['callbacks'])
+
+def test_every_picture_has_a_description(pages):
+    for name,page in pages.items():
+        for img in re.findall(r'<img\b[^>]*>', page): assert re.search(r'\balt="[^"]{10,}"', img), (name, img[:60], img[-80:])
+
+def test_search_knows_symbols_and_prose():
+    if (DOCS/'search.json').exists():
+        found = json.loads((DOCS/'search.json').read_text(encoding='utf-8'))
+        def hits(word): return {entry['href'].split('#')[0] for entry in found if word in entry['title']+entry['section']+entry['text']}
+        assert 'callbacks.html' in hits('DeviceCallback') and 'minibatch_training.html' in hits('coroutine')
+
+def test_links_resolve(): assert broken_links(DOCS) == []
+
+@pytest.mark.parametrize('harm, reason', [
+    (('href="data.html"', 'href="dota.html"'), 'no such file'),
+    (('callbacks.html#runner"', 'callbacks.html#ranner"'), 'no such anchor'),
+    (('<main', '<img src="missing.png"><main'), 'no such file')])
+def test_a_broken_link_is_found(tmp_path, harm, reason):
+    shutil.copytree(DOCS, tmp_path/'docs')
+    page = tmp_path/'docs'/'anneal.html'
+    text = page.read_text(encoding='utf-8').replace('href="./data.html"', 'href="data.html"')
+    assert harm[0] in text
+    page.write_text(text.replace(*harm), encoding='utf-8')
+    assert any(reason in line for line in broken_links(tmp_path/'docs'))
+    run = subprocess.run([sys.executable, ROOT/'tools'/'site_links.py', tmp_path/'docs'], capture_output=True, text=True)
+    assert run.returncode == 1 and reason in run.stdout

@@ -1,0 +1,24 @@
+"""Write README.md from nbs/index.ipynb, the same text with or without Quarto: `python tools/readme.py`"""
+import json, re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def text_of(output):
+    "What an output shows as text."
+    return ''.join(output.get('text') or output.get('data', {}).get('text/plain', ''))
+
+def cell_markdown(cell):
+    "GitHub Markdown for one cell."
+    source = ''.join(cell['source'])
+    if cell['cell_type']=='markdown': return re.sub(r'\((\w+\.ipynb)\)', r'(nbs/\1)', source) # a link that works in any checkout
+    flags,code = re.findall(r'^#\|\s*(\w+)', source, re.M),re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
+    if {'hide', 'export', 'default_exp'} & set(flags) or not code: return ''
+    shown = ''.join(map(text_of, cell['outputs'])).rstrip()
+    return f'```python\n{code}\n```' + (f'\n\n```\n{shown}\n```' if shown else '')
+
+cells = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells']
+cells[0]['source'] = re.sub(r'^- \w+:.*\n?', '', ''.join(cells[0]['source']), flags=re.M) # nbdev's settings below the title
+note = '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that. -->'
+parts = [note, *filter(None, map(cell_markdown, cells))]
+(ROOT/'README.md').write_text('\n\n'.join(part.strip() for part in parts) + '\n', encoding='utf-8')
