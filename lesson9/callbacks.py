@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['events', 'run_state', 'DataBunch', 'Learner', 'get_model', 'CancelBatchException', 'CancelEpochException',
-           'CancelTrainException', 'Callback', 'TrainEvalCallback', 'call_model', 'check_pair', 'Runner',
-           'check_epochs', 'check_loader', 'batch_size', 'AvgStats', 'AvgStatsCallback', 'get_runner', 'default_device',
-           'to_device', 'DeviceCallback']
+           'CancelTrainException', 'Callback', 'TrainEvalCallback', 'call_model', 'check_pair', 'Runner', 'batch_size',
+           'AvgStats', 'AvgStatsCallback', 'get_runner', 'default_device', 'to_device', 'DeviceCallback']
 
 # %% ../nbs/04_callbacks.ipynb #c6ed8326
 import warnings
@@ -64,8 +63,12 @@ run_state = frozenset('''epochs epoch n_epochs n_iter iters iter in_train xb yb 
 # %% ../nbs/04_callbacks.ipynb #c400e63c
 class CancelBatchException(Exception):
     "Leaves the batch: `after_cancel_batch` and `after_batch` follow."
+
+# %% ../nbs/04_callbacks.ipynb #c2502b00
 class CancelEpochException(Exception):
     "Leaves the epoch, validation included: `after_cancel_epoch` and `after_epoch` follow."
+
+# %% ../nbs/04_callbacks.ipynb #bafc2934
 class CancelTrainException(Exception):
     "Leaves the fit: `after_cancel_train` and `after_fit` follow."
 
@@ -180,6 +183,7 @@ def all_batches(self:Runner, dl):
     self.iters = len(dl)
     for i,batch in enumerate(dl): self.one_batch(i, batch)
 
+# %% ../nbs/04_callbacks.ipynb #cd18ff76
 @patch
 def one_epoch(self:Runner, train_dl, valid_dl):
     "A training pass and a validation pass; either loader may be None."
@@ -189,16 +193,6 @@ def one_epoch(self:Runner, train_dl, valid_dl):
         with torch.no_grad():
             if not self('begin_validate'): self.all_batches(valid_dl)
     except CancelEpochException: self('after_cancel_epoch')
-
-# %% ../nbs/04_callbacks.ipynb #3c9c7610
-def check_epochs(epochs):
-    "Raise unless `epochs` is a whole number, 0 or more."
-    if not isinstance(epochs, int) or isinstance(epochs, bool): raise TypeError(f'epochs must be a whole number, found {epochs!r}')
-    if epochs<0: raise ValueError(f'epochs must be 0 or more, found {epochs}')
-
-def check_loader(dl):
-    "Raise if the loader `dl` has no batches."
-    if dl is not None and len(dl)==0: raise ValueError('the loader is empty: expected at least one batch')
 
 # %% ../nbs/04_callbacks.ipynb #07871f61
 @patch
@@ -287,13 +281,10 @@ class AvgStatsCallback(Callback):
         self.log('  '.join(f'{v:>{max(10, len(k))}{"d" if k=="epoch" else ".4f"}}' for k,v in row.items()))
 
 # %% ../nbs/04_callbacks.ipynb #fa0d952b
-class _Predictions(Callback):
-    order = 100
-    def __init__(self): self.preds,self.targs = [],[]
-    def after_pred(self):
-        self.preds.append(self.pred)
-        self.targs.append(self.yb)
-        return True # the loss is not needed
+def _valid_dl(learn, dl):
+    dl = learn.data.valid_dl if dl is None else dl
+    if dl is None: raise ValueError('no loader given, and the data has no valid_dl: nothing to validate on')
+    return dl
 
 @patch
 def validate(self:Runner,
@@ -306,6 +297,15 @@ def validate(self:Runner,
     self._fit(1, learn, None, _valid_dl(learn, dl), [stats])
     return stats.valid_stats.averages
 
+# %% ../nbs/04_callbacks.ipynb #1fe30955
+class _Predictions(Callback):
+    order = 100
+    def __init__(self): self.preds,self.targs = [],[]
+    def after_pred(self):
+        self.preds.append(self.pred)
+        self.targs.append(self.yb)
+        return True # the loss is not needed
+
 @patch
 def get_preds(self:Runner,
     learn,   # a `Learner` whose model gives one tensor, for targets that are one tensor
@@ -315,11 +315,6 @@ def get_preds(self:Runner,
     got = _Predictions()
     self._fit(1, learn, None, _valid_dl(learn, dl), [got])
     return torch.cat(got.preds).cpu(), torch.cat(got.targs).cpu()
-
-def _valid_dl(learn, dl):
-    dl = learn.data.valid_dl if dl is None else dl
-    if dl is None: raise ValueError('no loader given, and the data has no valid_dl: nothing to validate on')
-    return dl
 
 # %% ../nbs/04_callbacks.ipynb #317460a6
 def get_runner(
