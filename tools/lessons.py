@@ -26,7 +26,7 @@ def run(path):
     "Run one notebook in place; returns whether it passed."
     nb = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    try: LessonClient(nb, timeout=1800, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    try: LessonClient(nb, timeout=1800, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
     except CellExecutionError as e:
         print(f'{path.name}: FAILED, not saved\n{e}', file=sys.stderr)
         return False
