@@ -41,7 +41,7 @@ test: $(SITE)
 # nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell.
 lab: $(READY)
 	$(BIN)/nbdev_install_hooks
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lessons: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/lessons.py
