@@ -53,7 +53,7 @@ def formulas(text):
 def finish_links(text, home):
     """nbdev links a backticked symbol by the site's full address, in the comments of a signature too, where it can be no link.
     The first become relative, so that they work wherever the site lies; the second plain."""
-    text = re.sub(r'\[(`[\w.]+`)\]\(https?://[^)\s]*\)', r'\1', text)
+    text = re.sub(r'\[(`[^`]+`)\]\(https?://[^)\s]*\)', r'\1', text)
     return text.replace(f'href="{home}', 'href="')
 
 def drop_web_fonts(text):
