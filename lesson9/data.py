@@ -64,6 +64,7 @@ def _find(path, *names):
 
 def _load_pair(path, *parts):
     "Images and labels of a part, checked against each other."
+    path = Path(str(path or mnist_path))
     x_path,y_path = (_find(path, *(f'{part}-{kind}-ubyte' for part in parts)) for kind in ('images-idx3', 'labels-idx1'))
     x,y = load_idx(x_path),load_idx(y_path)
     if len(x)!=len(y): raise ValueError(f'images and labels do not match: {len(x)} in {x_path}, {len(y)} in {y_path}')
@@ -71,21 +72,20 @@ def _load_pair(path, *parts):
 
 # %% ../nbs/00_data.ipynb #7302a672
 def get_data(
-    path=mnist_path, # a folder with the IDX files of MNIST, Fashion-MNIST, KMNIST or one set of EMNIST, gzipped or not
-    n_valid=10_000,  # how many of the training images, from the end, are for validation
+    path=None,      # a folder with the IDX files of MNIST, Fashion-MNIST, KMNIST or one set of EMNIST, gzipped or not; default: the bundled MNIST
+    n_valid=10_000, # how many of the training images, from the end, are for validation
 ): # x_train, y_train, x_valid, y_valid: images float32 (n, pixels) in [0, 1], labels int64 (n,)
     "Training and validation data from the training file. ValueError if the files do not fit together."
-    path = Path(str(path))
     x,y = _load_pair(path, 'train')
-    if not 0<n_valid<len(x): raise ValueError(f'{path} has {len(x)} training images, expected more than the {n_valid} to validate on')
+    if not 0<n_valid<len(x): raise ValueError(f'{path or mnist_path} has {len(x)} training images, expected more than the {n_valid} to validate on')
     return x[:-n_valid],y[:-n_valid],x[-n_valid:],y[-n_valid:]
 
 # %% ../nbs/00_data.ipynb #c8eeb010
 def get_test_data(
-    path=mnist_path, # as for `get_data`
+    path=None, # as for `get_data`
 ): # x_test, y_test: images float32 (n, pixels) in [0, 1], labels int64 (n,)
     "The test images. For the very end: whoever chooses by them has none left."
-    return _load_pair(Path(str(path)), 't10k', 'test')
+    return _load_pair(path, 't10k', 'test')
 
 # %% ../nbs/00_data.ipynb #375dc465
 def _picture(im):

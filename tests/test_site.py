@@ -50,6 +50,13 @@ def test_symbols_link_to_their_entries(pages):
     shown_as_text = [name for name,page in pages.items() if re.search(r'\]\(https?://[^)]*\.html#', text_of(page))]
     assert shown_as_text == []
 
+def test_no_heading_takes_the_anchor_of_an_entry(pages):
+    "A section called `Runner` would get the anchor that links to the entry `Runner` expect, and the entry `runner-1`."
+    for name,page in pages.items(): assert re.findall(r'<h3[^>]*id="([\w.]+-\d)"', page) == [], name
+
+def test_no_path_of_this_machine(pages):
+    for name,page in pages.items(): assert str(ROOT) not in page and str(Path.home()) + '/' not in page, name
+
 def test_entries_link_to_their_source(pages):
     assert re.search(r'<a href="https://github\.com/[^"]+/lesson9/callbacks\.py#L\d+"[^>]*>source</a>', pages['callbacks'])
 
