@@ -201,12 +201,13 @@ def fit(self:Runner,
     learn,      # a `Learner`
 ):
     "Train `learn.model`. Raises before any work: TypeError or ValueError for bad `epochs`, ValueError for an empty loader."
-    check_epochs(epochs)
+    check_int('epochs', epochs, 0)
     self._fit(epochs, learn, learn.data.train_dl, learn.data.valid_dl)
 
 @patch
 def _fit(self:Runner, epochs, learn, train_dl, valid_dl, cbs=()):
-    for dl in (train_dl, valid_dl): check_loader(dl)
+    for name,dl in ('train_dl', train_dl), ('valid_dl', valid_dl):
+        if dl is not None: check_loader(name, dl)
     if self.learn is not None: raise RuntimeError('this Runner is in the middle of a fit: use another one inside it')
     cbs = sorted([*self.cbs, *cbs], key=attrgetter('order'))
     for cb in cbs: cb.run = self
