@@ -42,9 +42,9 @@ def test_page_loads_by_itself(tab, address, page):
     tab.on('console', lambda m: m.type=='error' and errors.append(m.text))
     tab.on('pageerror', lambda e: errors.append(str(e)))
     tab.on('request', lambda r: r.url.startswith((address, 'data:')) or strangers.append(r.url))
+    tab.goto(f'/{page}', wait_until='networkidle')
     for width in (390, 768, 1440):
         tab.set_viewport_size(dict(width=width, height=900))
-        tab.goto(f'/{page}', wait_until='networkidle')
         assert tab.evaluate('document.documentElement.scrollWidth') <= width, f'{page} scrolls sideways at {width} px'
     assert (errors, strangers) == ([], [])
 

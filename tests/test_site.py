@@ -1,5 +1,5 @@
 "The built site, read as files. `make test` has built `_docs/`; without it, build it with `make site`."
-import html, json, re, shutil, subprocess, sys
+import html, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,9 @@ def test_previous_and_next(pages):
         assert re.search(rf'nav-page-previous">\s*<a href="(\./)?{before}\.html"', pages[after]), after
 
 def test_nothing_comes_from_another_host(pages):
-    loaded = re.compile(r'''<(?:script|img|source|iframe)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*rel=["']?(?:stylesheet|icon|preload)[^>]*href=["']?(?:https?:)?//''')
-    for name,page in pages.items(): assert not loaded.search(page), name
+    for name,page in pages.items():
+        for tag in re.findall(r'<(?:script|img|source|iframe|link)\b[^>]*>', page):
+            if not re.search(r'rel=["\']?canonical', tag): assert not re.search(r'\b(src|href)=["\']?(https?:)?//', tag), (name, tag)
     for css in DOCS.rglob('*.css'): assert not re.search(r'@import[^;]*//|url\(["\']?(https?:)?//', css.read_text(encoding='utf-8')), css
 
 def test_formulas_are_mathml(pages):
@@ -70,12 +71,28 @@ def test_search_knows_symbols_and_prose():
         def hits(word): return {entry['href'].split('#')[0] for entry in found if word in entry['title']+entry['section']+entry['text']}
         assert 'callbacks.html' in hits('DeviceCallback') and 'minibatch_training.html' in hits('coroutine')
 
+def test_search_leads_to_headings(pages):
+    if (DOCS/'search.json').exists():
+        for entry in json.loads((DOCS/'search.json').read_text(encoding='utf-8')):
+            page,_,anchor = entry['href'].partition('.html#')
+            assert not anchor or f'id="{anchor}"' in pages[page], entry['href']
+
+def test_pictures_have_the_size_their_notebook_shows_them_at(pages):
+    for path in (ROOT/'nbs').glob('*.ipynb'):
+        outputs = [output for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] for output in cell.get('outputs', [])]
+        widths = [output['metadata']['image/png']['width'] for output in outputs if 'image/png' in output.get('metadata', {})]
+        page = pages[re.sub(r'^\d+[a-z]?_', '', path.stem)]
+        for img in re.findall(r'<img\b[^>]*img-fluid[^>]*>', page): assert int(re.search(r'\bwidth="(\d+)"', img)[1]) in widths, path.name
+
+def test_readme_is_what_the_notebook_makes(): subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
+
 def test_links_resolve(): assert broken_links(DOCS) == []
 
 @pytest.mark.parametrize('harm, reason', [
     (('href="data.html"', 'href="dota.html"'), 'no such file'),
     (('callbacks.html#runner"', 'callbacks.html#ranner"'), 'no such anchor'),
-    (('<main', '<img src="missing.png"><main'), 'no such file')])
+    (('<main', '<img src="missing.png"><main'), 'no such file'),
+    (('href="data.html"', 'href="../README.md"'), 'outside the site')])
 def test_a_broken_link_is_found(tmp_path, harm, reason):
     shutil.copytree(DOCS, tmp_path/'docs')
     page = tmp_path/'docs'/'anneal.html'
@@ -85,3 +102,20 @@ def test_a_broken_link_is_found(tmp_path, harm, reason):
     assert any(reason in line for line in broken_links(tmp_path/'docs'))
     run = subprocess.run([sys.executable, ROOT/'tools'/'site_links.py', tmp_path/'docs'], capture_output=True, text=True)
     assert run.returncode == 1 and reason in run.stdout
+
+def test_a_broken_notebook_stops_the_build(tmp_path):
+    "A checkout of two notebooks, one of them with faults, built as `make site` does."
+    for name in ('tools', 'lesson9'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('mnist', '__pycache__'))
+    (tmp_path/'nbs').mkdir()
+    for name in ('settings.ini', '_quarto.yml', 'nbs/index.ipynb', 'nbs/00_data.ipynb', 'nbs/styles.css', 'nbs/logo.svg'): shutil.copy(ROOT/name, tmp_path/name)
+    (tmp_path/'nbs'/'_quarto.yml').symlink_to('../_quarto.yml')
+    path = tmp_path/'nbs'/'00_data.ipynb'
+    notebook = json.loads(path.read_text(encoding='utf-8'))
+    faults = '[gone](09_gone.ipynb), [lost](index.ipynb#lost) and ![a picture that is not there](none.png); a file named 00_data.ipynb here'
+    notebook['cells'].insert(2, dict(cell_type='markdown', id='faults', metadata={}, source=faults))
+    path.write_text(json.dumps(notebook), encoding='utf-8')
+    run = subprocess.run([sys.executable, 'tools/build_site.py'], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert run.returncode == 1, run.stderr
+    for line in ('data.html: 09_gone.html (no such file)', 'data.html: index.html#lost (no such anchor)', 'data.html: none.png (no such file)'):
+        assert line in run.stdout.replace('09_gone.ipynb', '09_gone.html')
+    assert 'a file named 00_data.ipynb here' in (tmp_path/'_docs'/'data.html').read_text(encoding='utf-8') # only links are renamed

@@ -26,8 +26,9 @@ def page_names():
 def rename_pages():
     "Give the notebooks in _proc the names of their pages, and rewrite links to them: smalldocs does not read `output-file`."
     names = page_names()
-    link = re.compile(r'(?<=[(\s])(%s)(?=[)#\s,}\]])' % '|'.join(map(re.escape, names))) # `(page.ipynb)`, `href: page.ipynb`
-    renamed = lambda text: link.sub(lambda m: f'{names[m[1]]}.ipynb', text)
+    starts = [r'\]\(', r'^\[[^]]+\]: ', r'href: '] # `[text](page.ipynb)`, `[name]: page.ipynb`, and in _quarto.yml `href: page.ipynb`
+    link = re.compile(rf"({'|'.join(starts)})({'|'.join(map(re.escape, names))})(?=[)#\s,}}])", re.M)
+    renamed = lambda text: link.sub(lambda m: f'{m[1]}{names[m[2]]}.ipynb', text)
     config = PROC/'_quarto.yml'
     config.write_text(renamed(config.read_text(encoding='utf-8')), encoding='utf-8')
     for old,new in names.items():
@@ -37,11 +38,30 @@ def rename_pages():
         notebook['cells'][0]['source'] = re.sub(r'^output-file:.*\n', '', ''.join(notebook['cells'][0]['source']), flags=re.M)
         (PROC/old).unlink()
         (PROC/f'{new}.ipynb').write_text(json.dumps(notebook), encoding='utf-8')
+    return names
+
+def view_source(text, names):
+    "The `View source` link of a page leads to the notebook by the name it has in nbs/."
+    for old,new in names.items(): text = text.replace(f'/nbs/{new}.ipynb"', f'/nbs/{old}"')
+    return text
+
+def picture_sizes():
+    "{a picture in base64: the size in pixels at which its notebook shows it}; a retina picture has twice as many of its own"
+    outputs = [output for path in PROC.glob('*.ipynb') for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] for output in cell.get('outputs', [])]
+    sizes = [(output['data']['image/png'], output['metadata'].get('image/png', {})) for output in outputs if 'image/png' in output.get('data', {})]
+    return {''.join(png).strip(): size for png,size in sizes if size}
+
+def sized_pictures(text, sizes):
+    "smalldocs does not read a picture's size, and would draw it as wide as the column lets it."
+    def attributes(match): return match[0] + ''.join(f' {k}="{v}"' for k,v in sorted(sizes.get(match[1], {}).items()))
+    return re.sub(r'src="data:image/png;base64,([^"]+)"', attributes, text)
 
 def mathml(match):
     "MathML for a formula that smalldocs left as TeX for KaTeX, which it would fetch from another host."
     display,tex = match[1],html.unescape(match[2])
-    return f'<span class="math {display}">{convert(tex, display="block" if display=="display" else "inline")}</span>'
+    formula = convert(tex, display='block' if display=='display' else 'inline')
+    formula = formula.replace('<mo>&#x0002F;</mo>', '<mi>/</mi>') # TeX sets no space around a slash
+    return f'<span class="math {display}">{formula}</span>'
 
 def formulas(text):
     "Formulas as MathML, and no KaTeX."
@@ -72,13 +92,13 @@ def build():
     quarto = shutil.which('quarto')
     if quarto: command = [quarto, 'render', '--no-cache']
     else:
-        rename_pages()
+        names,sizes = rename_pages(),picture_sizes()
         command = [Path(sys.executable).with_name('smalldocs'), 'render']
     subprocess.run(command, cwd=PROC, check=True)
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/'_docs', DOCS)
     cfg = get_config()
-    if not quarto: rewrite('*.html', formulas)
+    if not quarto: rewrite('*.html', lambda text: view_source(sized_pictures(formulas(text), sizes), names))
     rewrite('*.html', lambda text: finish_links(text, f'{cfg.doc_host}{cfg.doc_baseurl}/'))
     rewrite('*.css', drop_web_fonts)
 

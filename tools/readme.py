@@ -1,5 +1,7 @@
-"""Write README.md from nbs/index.ipynb, the same text with or without Quarto: `python tools/readme.py`"""
-import json, re
+"""Write README.md from nbs/index.ipynb, the same text with or without Quarto: `python tools/readme.py`
+
+With `--check` it writes nothing, and exits with 1 where README.md differs from what it would write."""
+import json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,4 +23,6 @@ cells = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cell
 cells[0]['source'] = re.sub(r'^- \w+:.*\n?', '', ''.join(cells[0]['source']), flags=re.M) # nbdev's settings below the title
 note = '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that. -->'
 parts = [note, *filter(None, map(cell_markdown, cells))]
-(ROOT/'README.md').write_text('\n\n'.join(part.strip() for part in parts) + '\n', encoding='utf-8')
+text,readme = '\n\n'.join(part.strip() for part in parts) + '\n',ROOT/'README.md'
+if '--check' not in sys.argv: readme.write_text(text, encoding='utf-8')
+elif not readme.exists() or readme.read_text(encoding='utf-8')!=text: sys.exit('README.md is not what nbs/index.ipynb makes: run `python tools/readme.py`')

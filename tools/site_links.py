@@ -13,7 +13,7 @@ class Refs(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        self.ids |= {attrs[k] for k in ('id', 'name') if attrs.get(k)}
+        self.ids |= {attrs[k] for k in ('id', 'name') if attrs.get(k) and (k=='id' or tag=='a')}
         self.refs |= {attrs[k] for k in ('href', 'src') if attrs.get(k)}
     handle_startendtag = handle_starttag
 
@@ -21,7 +21,7 @@ def broken_links(
     folder, # where the built site lies
 ): # a list of lines `page: reference (reason)`; empty when all is well
     "Internal links, anchors and images that lead nowhere."
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     pages = {p.resolve(): Refs(p.read_text(encoding='utf-8')) for p in folder.rglob('*.html')}
     broken = []
     for path,page in pages.items():
@@ -31,7 +31,8 @@ def broken_links(
             target = (path.parent/unquote(url.path)).resolve() if url.path else path
             if target.is_dir(): target = target/'index.html'
             anchor = unquote(url.fragment)
-            if not target.exists(): broken.append(f'{path.name}: {ref} (no such file)')
+            if not target.is_relative_to(folder): broken.append(f'{path.name}: {ref} (outside the site)')
+            elif not target.exists(): broken.append(f'{path.name}: {ref} (no such file)')
             elif anchor and target in pages and anchor not in pages[target].ids: broken.append(f'{path.name}: {ref} (no such anchor)')
     return sorted(broken)
 
