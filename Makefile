@@ -36,7 +36,7 @@ $(SITE): $(READY) $(SOURCES)
 # Two notebooks at a time, each with one thread of its own.
 test: $(SITE)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -rs tests
 
 # nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell.
 lab: $(READY)
