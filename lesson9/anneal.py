@@ -13,7 +13,6 @@ from functools import partial, wraps
 from itertools import accumulate
 
 import torch
-from fastcore.basics import listify
 
 from .callbacks import *
 
@@ -172,6 +171,18 @@ def cos_1cycle_anneal(
     return [sched_cos(start, high), sched_cos(high, end)]
 
 # %% ../nbs/05_anneal.ipynb #cf19210a
+def _setter(place, pname):
+    "A function that sets `pname` in `place`: a parameter group, or an object that has such an attribute."
+    if isinstance(place, dict):
+        known = sorted(set(place) - {'params'})
+        if pname in known: return partial(place.__setitem__, pname)
+        raise ValueError(f"the optimiser has no {pname!r}; it has {', '.join(known)}")
+    if hasattr(place, pname): return partial(setattr, place, pname)
+    raise ValueError(f'{type(place).__name__} has no attribute {pname!r} to schedule')
+
+def _as_list(x): return x if isinstance(x, (list, tuple)) else [x]
+
+# %% ../nbs/05_anneal.ipynb #0983a98c
 class ParamScheduler(Callback):
     "Sets a hyperparameter at every training batch, from schedules of how much of the fit is done."
     order = 1
@@ -183,23 +194,11 @@ class ParamScheduler(Callback):
 
     def begin_fit(self):
         "ValueError, before anything is set, if there is no such hyperparameter, or not one schedule for each place."
-        setters = self._optimiser_setters() if self.target is None else self._target_setters()
-        scheds = self.sched_funcs if isinstance(self.sched_funcs, (list, tuple)) else [self.sched_funcs]*len(setters)
-        if len(scheds)!=len(setters):
-            raise ValueError(f'{self.pname!r} is in {len(setters)} places (parameter groups or targets), found {len(scheds)} schedules')
-        self.places = list(zip(setters, scheds))
-
-    def _optimiser_setters(self):
-        groups = self.opt.param_groups
-        known = sorted(set.intersection(*(set(g) for g in groups)) - {'params'})
-        if self.pname not in known: raise ValueError(f"the optimiser has no {self.pname!r}; it has {', '.join(known)}")
-        return [partial(g.__setitem__, self.pname) for g in groups]
-
-    def _target_setters(self):
-        targets = self.target if isinstance(self.target, (list, tuple)) else [self.target]
-        for t in targets:
-            if not hasattr(t, self.pname): raise ValueError(f'{type(t).__name__} has no attribute {self.pname!r} to schedule')
-        return [partial(setattr, t, self.pname) for t in targets]
+        places = _as_list(self.opt.param_groups if self.target is None else self.target)
+        scheds = self.sched_funcs if isinstance(self.sched_funcs, (list, tuple)) else [self.sched_funcs]*len(places)
+        if len(scheds)!=len(places):
+            raise ValueError(f'{self.pname!r} is in {len(places)} places (parameter groups or targets), found {len(scheds)} schedules')
+        self.places = [(_setter(place, self.pname), sched) for place,sched in zip(places, scheds)]
 
     def begin_batch(self):
         if not self.in_train: return
