@@ -42,15 +42,23 @@ class Recorder(Callback):
         self.losses,self.waiting = [],[]                       # floats; tensors that are still on the device
         self.params = {name: [] for name in ('lr', *pnames)}   # for each batch, a tuple with the value for each parameter group
 
+    def begin_fit(self):
+        "ValueError if a parameter group does not have what is to be recorded."
+        for name in self.params: _check_names(self.opt.param_groups, name)
+
     def after_batch(self):
-        if not self.in_train or self.loss is None: return
-        self.waiting.append(self.loss.detach())
-        for name,values in self.params.items(): values.append(tuple(g[name] for g in self.opt.param_groups))
+        run = self.run
+        if not run.in_train or run.loss is None: return
+        self.waiting.append(run.loss.detach())
+        for name,values in self.params.items(): values.append(tuple([g[name] for g in run.opt.param_groups]))
 
     def after_epoch(self):
         if self.waiting: self.losses += torch.stack(self.waiting).tolist()
         self.waiting = []
     after_fit = after_epoch # a cancelled fit has no last after_epoch
+
+    @property
+    def lrs(self): return [values[-1] for values in self.params['lr']] # of the last parameter group
 
     def plot_param(self, pname, pgid=-1):
         "Draw hyperparameter `pname` of parameter group `pgid` (default: the last) against training batches; returns the axes."
@@ -61,6 +69,11 @@ class Recorder(Callback):
     def plot_loss(self, skip_last=0):
         "Draw the training loss against training batches, leaving out the last `skip_last`; returns the axes."
         return _plot(self.losses[:len(self.losses)-skip_last], 'training loss')
+
+def _check_names(groups, name):
+    for group in groups:
+        if name not in group or name=='params':
+            raise ValueError(f"the optimiser has no {name!r}; it has {', '.join(sorted(set(group) - {'params'}))}")
 
 def _plot(values, ylabel):
     import matplotlib.pyplot as plt # here, because it takes as long to import as everything else together
@@ -148,17 +161,18 @@ def combine_scheds(
 ): # one schedule
     "Schedules one after the other. Positions outside [0, 1] count as 0 or 1. ValueError if `pcts` and `scheds` do not fit."
     if len(pcts)!=len(scheds) or not pcts: raise ValueError(f'expected one share for each schedule, found {len(pcts)} shares and {len(scheds)} schedules')
-    if min(pcts)<0: raise ValueError(f'shares must not be negative, found {pcts}')
-    if abs(sum(pcts)-1) > 1e-6: raise ValueError(f'shares must sum to 1, found {pcts} with sum {sum(pcts)}')
-    phases = [(pct, sched) for pct,sched in zip(pcts, scheds) if pct>0]
-    ends = [*accumulate(pct for pct,_ in phases)]
-    ends[-1] = 1. # whatever rounding made of it
+    if not all(pct>=0 for pct in pcts): raise ValueError(f'shares must be numbers, none of them negative, found {pcts}')
+    if not abs(sum(pcts)-1)<=1e-6: raise ValueError(f'shares must sum to 1, found {pcts} with sum {sum(pcts)}')
+    pcts,scheds = zip(*((pct, sched) for pct,sched in zip(pcts, scheds) if pct>0))
+    sums = [*accumulate(pcts)]
+    ends = [s/sums[-1] for s in sums] # the last is 1, whatever rounding made of the sum
     starts = [0., *ends]
 
     def combined(pos):
-        pos = min(max(pos, 0.), 1.)
-        i = min(bisect_right(ends, pos), len(ends)-1)
-        return phases[i][1]((pos-starts[i])/(ends[i]-starts[i]))
+        if pos>=1: return scheds[-1](1.)
+        pos = max(pos, 0.)
+        i = bisect_right(ends, pos)
+        return scheds[i]((pos-starts[i])/(ends[i]-starts[i]))
     return combined
 
 # %% ../nbs/05_anneal.ipynb #65588b32
@@ -171,38 +185,39 @@ def cos_1cycle_anneal(
     return [sched_cos(start, high), sched_cos(high, end)]
 
 # %% ../nbs/05_anneal.ipynb #cf19210a
-def _setter(place, pname):
-    "A function that sets `pname` in `place`: a parameter group, or an object that has such an attribute."
-    if isinstance(place, dict):
-        known = sorted(set(place) - {'params'})
-        if pname in known: return partial(place.__setitem__, pname)
-        raise ValueError(f"the optimiser has no {pname!r}; it has {', '.join(known)}")
-    if hasattr(place, pname): return partial(setattr, place, pname)
-    raise ValueError(f'{type(place).__name__} has no attribute {pname!r} to schedule')
+def _check_place(place, pname):
+    "ValueError unless `place`, a parameter group or an object, has a `pname` to set."
+    if isinstance(place, dict): _check_names([place], pname)
+    elif not hasattr(place, pname): raise ValueError(f'{type(place).__name__} has no attribute {pname!r} to schedule')
 
-def _as_list(x): return x if isinstance(x, (list, tuple)) else [x]
+def _set(place, pname, value):
+    if isinstance(place, dict): place[pname] = value
+    else: setattr(place, pname, value)
 
 # %% ../nbs/05_anneal.ipynb #0983a98c
 class ParamScheduler(Callback):
     "Sets a hyperparameter at every training batch, from schedules of how much of the fit is done."
-    order = 1
+    order = -5 # before the callbacks that may use what it sets
     def __init__(self,
         pname,       # the hyperparameter's name, such as 'lr' or 'momentum'
         sched_funcs, # a schedule, or a list with one for each parameter group (or for each of `target`)
         target=None, # an object with an attribute `pname`, or a list of them; default: the optimiser's parameter groups
-    ): self.pname,self.sched_funcs,self.target = pname,sched_funcs,target
+    ):
+        self.pname,self.sched_funcs = pname,sched_funcs
+        self.targets = target if target is None or isinstance(target, (list, tuple)) else [target]
+
+    def places(self): return self.run.opt.param_groups if self.targets is None else self.targets
 
     def begin_fit(self):
         "ValueError, before anything is set, if there is no such hyperparameter, or not one schedule for each place."
-        places = _as_list(self.opt.param_groups if self.target is None else self.target)
-        scheds = self.sched_funcs if isinstance(self.sched_funcs, (list, tuple)) else [self.sched_funcs]*len(places)
-        if len(scheds)!=len(places):
-            raise ValueError(f'{self.pname!r} is in {len(places)} places (parameter groups or targets), found {len(scheds)} schedules')
-        self.places = [(_setter(place, self.pname), sched) for place,sched in zip(places, scheds)]
+        places = self.places()
+        self.scheds = self.sched_funcs if isinstance(self.sched_funcs, (list, tuple)) else [self.sched_funcs]*len(places)
+        if len(self.scheds)!=len(places):
+            raise ValueError(f'{self.pname!r} is in {len(places)} places (parameter groups or targets), found {len(self.scheds)} schedules')
+        for place in places: _check_place(place, self.pname)
 
     def begin_batch(self):
-        if not self.in_train: return
-        pos = self.n_epochs/self.epochs
-        for set_value,sched in self.places: set_value(sched(pos))
-
-    def after_fit(self): self.places = []
+        run = self.run
+        if not run.in_train: return
+        pos = run.n_epochs/run.epochs
+        for place,sched in zip(self.places(), self.scheds, strict=True): _set(place, self.pname, sched(pos))
