@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['events', 'run_state', 'DataBunch', 'Learner', 'get_model', 'CancelBatchException', 'CancelEpochException',
            'CancelTrainException', 'Callback', 'TrainEvalCallback', 'call_model', 'check_pair', 'Runner', 'batch_size',
-           'AvgStats', 'AvgStatsCallback', 'get_runner', 'default_device', 'to_device', 'DeviceCallback']
+           'map_tensors', 'AvgStats', 'AvgStatsCallback', 'get_runner', 'default_device', 'to_device', 'DeviceCallback']
 
 # %% ../nbs/04_callbacks.ipynb #c6ed8326
 import warnings
@@ -232,28 +232,45 @@ def batch_size(
     return len(x)
 
 # %% ../nbs/04_callbacks.ipynb #e1674673
+def map_tensors(
+    f, # a function of a tensor
+    x, # a tensor, or any nesting of tuples, lists and dicts; what is no tensor stays as it is
+): # the same nesting, with what `f` returned
+    "Call `f` on every tensor in `x`."
+    if isinstance(x, Tensor): return f(x)
+    if isinstance(x, dict): return type(x)({k: map_tensors(f, v) for k,v in x.items()})
+    if isinstance(x, tuple) and hasattr(x, '_fields'): return type(x)(*(map_tensors(f, v) for v in x))
+    if isinstance(x, (tuple, list)): return type(x)(map_tensors(f, v) for v in x)
+    return x
+
+# %% ../nbs/04_callbacks.ipynb #ce0afe22
 class AvgStats:
     "Means of the loss and of `metrics` over a pass, weighted by batch size; summed on the device."
     def __init__(self,
         metrics, # a list of `metric(pred, yb)`, each the mean over a batch
-    ):
-        self.metrics = metrics
-        self.reset()
+    ): self.metrics,self.count,self.sums = metrics,0,None
 
-    def reset(self): self.count,self.sums = 0,[torch.zeros(()) for _ in range(1+len(self.metrics))]
+    def reset(self):
+        "Back to zero, in place."
+        self.count = 0
+        for s in self.sums or (): s.zero_()
 
-    @torch.no_grad()
     def accumulate(self, run):
         "Add the batch that `run` has just computed."
-        n = batch_size(run.xb)
+        n,pred = batch_size(run.xb),map_tensors(Tensor.detach, run.pred)
+        values = [run.loss.detach(), *[m(pred, run.yb) for m in self.metrics]]
+        if self.sums is None: self.sums = [_zero_like(v) for v in values]
+        for s,v in zip(self.sums, values): s.add_(v, alpha=n)
         self.count += n
-        values = run.loss, *(m(run.pred, run.yb) for m in self.metrics)
-        self.sums = [torch.add(s, v, alpha=n) for s,v in zip(self.sums, values)] # float32 at least, where `v` is
 
     @property
     def averages(self):
         "Floats: the mean loss, then each metric's; an empty list when nothing was accumulated."
         return [float(s)/self.count for s in self.sums] if self.count else []
+
+def _zero_like(v): # float32 at least: a sum of many bfloat16 would stop growing
+    v = torch.as_tensor(v)
+    return torch.zeros_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
 
 # %% ../nbs/04_callbacks.ipynb #198eb389
 class AvgStatsCallback(Callback):
@@ -264,13 +281,16 @@ class AvgStatsCallback(Callback):
     ):
         self.metrics,self.log,self.history = listify(metrics),log,[] # history: a dict for each epoch
         self.names = ['loss', *(getattr(m, '__name__', type(m).__name__) for m in self.metrics)]
-        self.train_stats,self.valid_stats = AvgStats(self.metrics),AvgStats(self.metrics)
 
-    def begin_fit(self): self.columns = None
+    def begin_fit(self):
+        self.columns = None
+        self.train_stats,self.valid_stats = AvgStats(self.metrics),AvgStats(self.metrics)
     def begin_epoch(self):
         self.train_stats.reset()
         self.valid_stats.reset()
-    def after_loss(self): (self.train_stats if self.in_train else self.valid_stats).accumulate(self.run)
+    def after_loss(self):
+        run = self.run
+        (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
     def after_epoch(self):
         row = {'epoch': self.epoch}
         for part,stats in ('train', self.train_stats), ('valid', self.valid_stats):
@@ -342,11 +362,7 @@ def to_device(
     device, # a `torch.device` or its name
 ): # the same nesting, with tensors on `device`
     "Move every tensor in `x`. A copy from pinned memory to CUDA does not make the processor wait."
-    if isinstance(x, Tensor): return x.to(device, non_blocking=x.is_pinned() if x.device.type=='cpu' else False)
-    if isinstance(x, dict): return type(x)({k: to_device(v, device) for k,v in x.items()})
-    if isinstance(x, tuple) and hasattr(x, '_fields'): return type(x)(*(to_device(v, device) for v in x))
-    if isinstance(x, (tuple, list)): return type(x)(to_device(v, device) for v in x)
-    return x
+    return map_tensors(lambda t: t.to(device, non_blocking=t.device.type=='cpu' and t.is_pinned()), x)
 
 # %% ../nbs/04_callbacks.ipynb #cb695299
 class DeviceCallback(Callback):
