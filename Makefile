@@ -9,7 +9,7 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb)
 SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
 SITE      := _docs/.built
 
-.PHONY: help site test lab lessons serve readme clean
+.PHONY: help site test lab lessons serve readme bench bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
 	@echo 'make test     set up .venv if needed, run every test'
@@ -17,6 +17,8 @@ help:
 	@echo 'make lessons  run all notebooks from a clean kernel and save their outputs'
 	@echo 'make serve    serve _docs/ on localhost'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
+	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
+	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
 	@echo 'make clean    remove what these made, .venv included'
 
 # The stamp is written last, so a .venv that a failure left half-made is made anew next time.
@@ -55,5 +57,17 @@ readme: $(READY)
 serve: $(SITE)
 	$(BIN)/python -m http.server --directory _docs --bind 127.0.0.1 8000
 
+# The other libraries, and their needs, stay out of .venv.
+.venv-bench/.ready: bench/peers.txt bench/fastai.txt
+	rm -rf .venv-bench
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/peers.txt
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --no-deps -r bench/fastai.txt -e .
+	touch $@
+
+bench: .venv-bench/.ready
+	.venv-bench/bin/python bench/run.py $(BENCH)
+	.venv-bench/bin/python bench/growth.py
+
 clean:
-	rm -rf $(VENV) _docs _proc build *.egg-info
+	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info

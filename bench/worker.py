@@ -28,9 +28,10 @@ def main(name, workload, n):
     turn(baseline, work)
     print(json.dumps(dict(steps=steps, weights_differ=float((found-expected).abs().max()))), file=answers, flush=True)
     for line in sys.stdin:
-        order = [name, baseline] if line.strip()=='contender first' else [baseline, name]
-        seconds = {f'{i}': turn(which, work)[0] for i,which in enumerate(order)}
-        own,base = (seconds['0'],seconds['1']) if order[0]==name and line.strip()=='contender first' else (seconds['1'],seconds['0'])
+        contender_first = line.strip()=='contender first'
+        order = [name, baseline] if contender_first else [baseline, name]
+        seconds = [turn(which, work)[0] for which in order]
+        own,base = seconds if contender_first else reversed(seconds)
         print(json.dumps(dict(seconds=own, baseline=base)), file=answers, flush=True)
 
 def memory(name, workload, n):

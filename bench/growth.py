@@ -1,0 +1,77 @@
+"""How the Runner's cost grows: with the number of callbacks, and an epoch's time with batch size, width and dataset size.
+
+    python bench/growth.py [--rounds 9] [--out bench/results/growth.json]
+
+Everything in one process, the loop written by hand and the Runner in turns, which goes first alternating."""
+import argparse, gc, json, os
+from pathlib import Path
+from statistics import median
+
+os.environ['OMP_NUM_THREADS'] = '1'
+import torch
+torch.set_num_threads(1)
+import torch.nn.functional as F
+from torch import nn
+
+import loops
+from lesson9.callbacks import Callback, DataBunch, Learner, Runner
+from run import machine
+
+per_batch = ['begin_batch', 'after_pred', 'after_loss', 'after_backward', 'after_step', 'after_batch']
+
+class Idle(Callback):
+    "Listens to every event of a batch, and does nothing."
+for event in per_batch: setattr(Idle, event, lambda self: None)
+
+def seconds(work, cbs=None):
+    "One epoch, by hand or, with a list of callbacks, by the Runner."
+    model,batches = work.model(),work.batches()
+    opt = work.opt(model)
+    gc.collect()
+    if cbs is None: loops.by_hand(work, model, opt, batches)
+    else: Runner(cbs).fit(1, Learner(model, opt, F.cross_entropy, DataBunch(batches)))
+    return batches.seconds
+
+def compare(work, rounds, cbs_funcs):
+    "For each of `cbs_funcs`, which make lists of callbacks, seconds of hand-written loop and Runner for each round."
+    seconds(work), seconds(work, [])
+    found = [([], []) for _ in cbs_funcs]
+    for i in range(rounds):
+        for (hand,ours),cbs in zip(found, cbs_funcs):
+            for which in (0, 1) if i%2 else (1, 0):
+                if which==0: hand.append(seconds(work))
+                else: ours.append(seconds(work, cbs()))
+    return [dict(steps=len(work.batches()), hand=hand, ours=ours) for hand,ours in found]
+
+def us(r): return median(o-h for o,h in zip(r['ours'], r['hand']))/r['steps']*1e6
+
+def with_width(work, nh):
+    n_in = work.x.shape[1]
+    return loops.Work(f'width {nh}', lambda: nn.Sequential(nn.Linear(n_in, nh), nn.ReLU(), nn.Linear(nh, 10)), work.x, work.y, work.bs)
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'growth.json')
+    args = parser.parse_args()
+    out = dict(machine=machine(), rounds=args.rounds)
+
+    small = loops.get_work('mlp16-bs64', 20_000)
+    counts = [0, 1, 2, 4, 8, 16, 32]
+    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, args.rounds, [lambda n=n: [Idle() for _ in range(n)] for n in counts]))]
+    for r in out['callbacks']: print(f"{r['n']:3} callbacks: {us(r):6.1f} us a step over the hand-written loop")
+    first,last = out['callbacks'][0],out['callbacks'][-1]
+    out['us_per_callback_and_event'] = [(b-a)/last['steps']*1e6/32/len(per_batch) for a,b in zip(first['ours'], last['ours'])]
+    print(f"for each callback and event listened to: {median(out['us_per_callback_and_event']):.3f} us")
+
+    base = loops.get_work('mlp784-bs64', 20_000)
+    sized = loops.get_work('mlp784-bs64')
+    grids = {'batch size': [(bs, loops.Work('', base.model_func, base.x, base.y, bs)) for bs in (16, 32, 64, 128, 256, 512, 1024)],
+             'hidden units': [(nh, with_width(base, nh)) for nh in (10, 50, 250, 1000)],
+             'training images': [(n, loops.Work('', sized.model_func, sized.x[:n], sized.y[:n], 64)) for n in (2000, 5000, 10_000, 20_000, 50_000)]}
+    for name,grid in grids.items():
+        out[name] = [dict(n=n, **compare(work, args.rounds, [list])[0]) for n,work in grid]
+        for r in out[name]: print(f"{name} {r['n']:6}: by hand {median(r['hand']):.3f} s, Runner {median(r['ours']):.3f} s, ratio {median(o/h for o,h in zip(r['ours'], r['hand'])):.3f}")
+    args.out.write_text(json.dumps(out, indent=1)+'\n')
+
+if __name__=='__main__': main()

@@ -1,0 +1,100 @@
+"""Overhead of training loops on a CPU: every contender against the loop written by hand, over and over, taking turns.
+
+    python bench/run.py                       all workloads, 9 rounds; writes bench/results/cpu.json and cpu.svg
+    python bench/run.py --workloads mlp16-bs64 --contenders lesson9 ignite --rounds 3 --out /tmp/try.json
+
+A contender lives in a process of its own. In each turn it is timed back to back with the loop written by hand, in the
+same process; which of the two goes first alternates. A contender that cannot be run is reported with its reason."""
+import argparse, json, os, platform, subprocess, sys
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here))
+os.environ |= {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(here.parent)}
+
+import contenders, loops
+
+packages = 'torch numpy fastcore tqdm fastai lightning pytorch-ignite skorch accelerate'.split()
+
+def machine():
+    "What the figures depend on."
+    cpu = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.exists(): cpu = next((l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')), cpu)
+    versions = {'python': platform.python_version()}
+    for p in packages:
+        try: versions[p] = version(p)
+        except PackageNotFoundError: pass
+    return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(terse=True), threads=1, date=date.today().isoformat(), versions=versions)
+
+class Worker:
+    "A contender's process. `failed` says why, if it could not start."
+    def __init__(self, name, workload, n):
+        self.name,self.turns = name,[]
+        self.process = subprocess.Popen([sys.executable, here/'worker.py', 'time', name, workload, str(n)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first = self.process.stdout.readline()
+        self.failed = None if first else self.process.stderr.read().strip().splitlines()[-1]
+        if first: self.facts = json.loads(first)
+
+    def turn(self, contender_first):
+        print('contender first' if contender_first else 'baseline first', file=self.process.stdin, flush=True)
+        self.turns.append(json.loads(self.process.stdout.readline()))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def result(self):
+        "Overhead in microseconds a step, and ratio: of each turn."
+        if self.failed: return dict(failed=self.failed)
+        steps = self.facts['steps']
+        return dict(self.facts, against=contenders.against.get(self.name, 'hand'),
+                    overhead_us=[(t['seconds']-t['baseline'])/steps*1e6 for t in self.turns],
+                    ratio=[t['seconds']/t['baseline'] for t in self.turns],
+                    seconds=[t['seconds'] for t in self.turns], baseline_seconds=[t['baseline'] for t in self.turns])
+
+def race(workload, names, rounds, n):
+    "Results of all contenders on one workload."
+    workers = [Worker(name, workload, n) for name in names]
+    for i in range(rounds):
+        for w in workers:
+            if not w.failed: w.turn(contender_first=i%2==0)
+    for w in workers: w.close()
+    return {w.name: w.result() for w in workers}
+
+def peak_memory(name, workload, n, repeats=3):
+    "Peak memory in MiB of a process that trains one epoch, of each repeat."
+    cmd = [sys.executable, here/'worker.py', 'memory', name, workload, str(n)]
+    return [json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout)['peak_mib'] for _ in range(repeats)]
+
+def show(workload, results):
+    print(f'\n{workload}: overhead in us a step, median (from - to); ratio, median; weights differ from the hand-written loop\'s by')
+    for name,r in results.items():
+        if 'failed' in r: print(f'  {name:20} could not be run: {r["failed"][:120]}'); continue
+        o = r['overhead_us']
+        print(f'  {name:20} {median(o):8.1f}  ({min(o):7.1f} - {max(o):7.1f})  {median(r["ratio"]):6.3f}   {r["weights_differ"]:.1e}')
+    sys.stdout.flush()
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--workloads', nargs='+', default=loops.names)
+    parser.add_argument('--contenders', nargs='+', default=[*contenders.ours, *(p+s for p in contenders.peers for s in ('', '_stats'))])
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--images', type=int, default=50_000)
+    parser.add_argument('--out', type=Path, default=here/'results'/'cpu.json')
+    args = parser.parse_args()
+
+    out = dict(machine=machine(), rounds=args.rounds, images=args.images, workloads={}, peak_mib={})
+    for workload in args.workloads:
+        out['workloads'][workload] = race(workload, args.contenders, args.rounds, args.images)
+        show(workload, out['workloads'][workload])
+    for name in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats'): out['peak_mib'][name] = peak_memory(name, args.workloads[0], args.images)
+    print('\npeak memory, MiB:', {k: round(median(v), 1) for k,v in out['peak_mib'].items()})
+    args.out.write_text(json.dumps(out, indent=1)+'\n')
+    print(f'written: {args.out}')
+
+if __name__=='__main__': main()
