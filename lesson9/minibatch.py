@@ -164,8 +164,9 @@ class Sampler:
         self.n,self.bs,self.shuffle = n,bs,shuffle
 
     def __len__(self): return (self.n+self.bs-1)//self.bs # batches, not samples
+    def order(self): return torch.randperm(self.n) if self.shuffle else torch.arange(self.n) # all indices of one pass
     def __iter__(self):
-        idxs = torch.randperm(self.n) if self.shuffle else torch.arange(self.n)
+        idxs = self.order()
         for i in range(0, self.n, self.bs): yield idxs[i:i+self.bs]
 
 # %% ../nbs/03_minibatch_training.ipynb #64e9b3c0
