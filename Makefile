@@ -69,5 +69,12 @@ bench: .venv-bench/.ready
 	.venv-bench/bin/python bench/run.py $(BENCH)
 	.venv-bench/bin/python bench/growth.py
 
+# First the times, then the notebooks that show them and have cells for a GPU.
+bench-gpu: $(READY)
+	$(BIN)/python bench/gpu.py
+	$(BIN)/python tools/lessons.py nbs/04_callbacks.ipynb nbs/06_gpu.ipynb nbs/10_speed.ipynb
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+
 clean:
 	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info

@@ -67,6 +67,8 @@ def _load_pair(path, *parts):
     path = Path(str(path or mnist_path))
     x_path,y_path = (_find(path, *(f'{part}-{kind}-ubyte' for part in parts)) for kind in ('images-idx3', 'labels-idx1'))
     x,y = load_idx(x_path),load_idx(y_path)
+    for path,t,ndim,kind in (x_path, x, 3, 'images'), (y_path, y, 1, 'labels'):
+        if t.dtype!=torch.uint8 or t.ndim!=ndim: raise ValueError(f'{path}: {kind} must be bytes with {ndim} dimensions, found {t.dtype} of shape {tuple(t.shape)}')
     if len(x)!=len(y): raise ValueError(f'images and labels do not match: {len(x)} in {x_path}, {len(y)} in {y_path}')
     return x.flatten(1).float().div_(255),y.long() # in place: the images are the largest thing in memory
 
@@ -77,7 +79,7 @@ def get_data(
 ): # x_train, y_train, x_valid, y_valid: images float32 (n, pixels) in [0, 1], labels int64 (n,)
     "Training and validation data from the training file. ValueError if the files do not fit together."
     x,y = _load_pair(path, 'train')
-    if not 0<n_valid<len(x): raise ValueError(f'{path or mnist_path} has {len(x)} training images, expected more than the {n_valid} to validate on')
+    if not 0<n_valid<len(x): raise ValueError(f'n_valid must be above 0 and below the {len(x)} training images of {path or mnist_path}, found {n_valid}')
     return x[:-n_valid],y[:-n_valid],x[-n_valid:],y[-n_valid:]
 
 # %% ../nbs/00_data.ipynb #c8eeb010
@@ -141,7 +143,7 @@ def normalize(
     std,  # what becomes 1
 ): # a tensor of the same shape
     "`(x-mean)/std`. ValueError for a `std` that is not above 0."
-    if not std>0: raise ValueError(f'std must be above 0, found {float(std)}')
+    if not torch.all(torch.as_tensor(std)>0): raise ValueError(f'std must be above 0, found {std}')
     return (x-mean)/std
 
 # %% ../nbs/00_data.ipynb #a592af6b

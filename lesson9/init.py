@@ -102,12 +102,13 @@ def lsuv_init(
     tol=0.01,                   # how far from 1 a variance may stay
     max_iter=10,                # how often a layer is measured at most
 ): # `model`
-    "Layer-sequential unit variance (arXiv 1511.06422). ValueError if a layer puts out a constant, or what is no number."
-    init_model(model, init_)
+    "Layer-sequential unit variance (arXiv 1511.06422), in evaluation mode. ValueError if a layer puts out a constant, or what is no number."
     training = {m: m.training for m in model.modules()}
     model.eval() # dropout off, and batch norm's statistics left as they are
     try:
-        for layer in _running_order(model, xb):
+        order = _running_order(model, xb) # fails for a batch that does not fit, before anything is changed
+        init_model(model, init_)
+        for layer in order:
             for _ in range(max_iter):
                 var = _first_output(model, xb, layer).var().item()
                 if not 0 < var < math.inf: raise ValueError(f'{layer} puts out a variance of {var}: nothing to scale')

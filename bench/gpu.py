@@ -1,0 +1,201 @@
+"""The Runner on an accelerator, each way of training against the same thing written by hand; and the time to 99 %.
+
+    python bench/gpu.py                        needs a CUDA device; writes bench/results/gpu.json
+    python bench/gpu.py --device cpu --rounds 1 --images 2000 --runs 1 --out /tmp/try.json      tries it without one
+
+Every way adds one thing to the ways before it. Both sides keep loss and accuracy of the epoch, start from the same weights
+and have the same batches. An epoch is timed between two synchronisations; the first of each fit, which compiles and
+records, is left out. The two sides take turns, and which goes first alternates."""
+import argparse, json, os, time
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import torch, torch.nn.functional as F
+from torch import nn, optim
+from torch.utils.flop_counter import FlopCounterMode
+
+import loops
+from lesson9.anneal import ParamScheduler, combine_scheds, cos_1cycle_anneal
+from lesson9.callbacks import AvgStatsCallback, Callback, DataBunch, DeviceCallback, Learner, Runner
+from lesson9.data import get_data
+from lesson9.gpu import Compile, CudaGraph, CudaRecording, DeviceLoader, MixedPrecision, Recording, fast_math, half_dtype
+from lesson9.minibatch import DataLoader, Dataset, accuracy
+from run import machine
+
+ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ Compile', '+ CudaGraph'
+epochs = 4 # of which the first is not counted
+
+def sync(device):
+    if device.type=='cuda': torch.cuda.synchronize()
+
+class EpochTimes(Callback):
+    "Seconds of each epoch."
+    order = -100
+    def __init__(self): self.seconds = []
+    def begin_epoch(self):
+        sync(next(self.model.parameters()).device)
+        self.start = time.perf_counter()
+    def after_epoch(self):
+        sync(next(self.model.parameters()).device)
+        self.seconds.append(time.perf_counter()-self.start)
+
+def make(work, device, fused=True):
+    model = work.model().to(device)
+    return model,optim.SGD(model.parameters(), lr=work.lr, fused=fused)
+
+def ours(work, device, way):
+    "Epoch times of the Runner, and the trained model."
+    level,(model,opt) = ways.index(way),make(work, device)
+    dl = DeviceLoader(Dataset(work.x, work.y), work.bs, True, device) if level>=2 else DataLoader(Dataset(work.x, work.y), work.bs, True)
+    cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=lambda line: None), DeviceCallback(device)]
+    if level>=1: cbs.append(MixedPrecision())
+    if level>=3: cbs.append(Compile())
+    if level>=4: cbs.append(CudaGraph(recording=CudaRecording if device.type=='cuda' else Recording))
+    run = Runner(cbs)
+    torch.manual_seed(1)
+    run.fit(epochs, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
+    return run.epoch_times.seconds[1:],model
+
+def by_hand(work, device, way):
+    "The same, written out."
+    level,(model,opt) = ways.index(way),make(work, device)
+    net,loss_func = (torch.compile(model),torch.compile(F.cross_entropy)) if level>=3 else (model,F.cross_entropy)
+    x,y = (work.x.to(device),work.y.to(device)) if level>=2 else (work.x,work.y)
+    loss_sum,acc_sum = torch.zeros((), device=device),torch.zeros((), device=device)
+
+    def step(xb, yb):
+        with torch.autocast(device.type, half_dtype(device), enabled=level>=1, cache_enabled=False):
+            pred = net(xb)
+            loss = loss_func(pred, yb)
+        with torch.no_grad():
+            loss_sum.add_(loss, alpha=len(xb))
+            acc_sum.add_((pred.argmax(-1)==yb).float().mean(), alpha=len(xb))
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+
+    graph,seen,seconds = None,0,[]
+    torch.manual_seed(1)
+    for epoch in range(epochs):
+        sync(device)
+        start = time.perf_counter()
+        loss_sum.zero_(), acc_sum.zero_()
+        model.train()
+        order = torch.randperm(len(x)).to(x.device)
+        for i in range(0, len(order), work.bs):
+            idx = order[i:i+work.bs]
+            xb,yb = x[idx].to(device),y[idx].to(device)
+            if xb.dtype==torch.uint8: xb = xb.float().div_(255)
+            seen += 1
+            if level<4 or device.type!='cuda' or len(xb)<work.bs or seen<=3: step(xb, yb)
+            elif graph is None:
+                static = xb.clone(),yb.clone()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph): step(*static)
+                graph.replay()
+            else:
+                static[0].copy_(xb); static[1].copy_(yb)
+                graph.replay()
+        float(loss_sum), float(acc_sum)
+        sync(device)
+        seconds.append(time.perf_counter()-start)
+    return seconds[1:],model
+
+def compare(work, device, way, rounds):
+    found = dict(hand=[], ours=[], weights_differ=[])
+    for i in range(rounds):
+        sides = {}
+        for f in (by_hand, ours) if i%2 else (ours, by_hand):
+            torch.compiler.reset()
+            sides[f] = f(work, device, way)
+        found['hand'].append(median(sides[by_hand][0]))
+        found['ours'].append(median(sides[ours][0]))
+        a,b = (torch.cat([p.detach().flatten() for p in sides[f][1].parameters()]) for f in (by_hand, ours))
+        found['weights_differ'].append(float((a-b).abs().max()))
+    found['ratio'] = [o/h for o,h in zip(found['ours'], found['hand'])]
+    return found
+
+def floor(work, device):
+    "Seconds of an epoch from operations and bytes alone, for what this device was measured to do."
+    dtype,n = (half_dtype(device),8192) if device.type=='cuda' else (torch.float32,1024)
+    def best(f):
+        times = []
+        for _ in range(10):
+            sync(device); start = time.perf_counter(); f(); sync(device)
+            times.append(time.perf_counter()-start)
+        return min(times)
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    big = torch.empty(2**26 if device.type=='cuda' else 2**24, device=device)
+    flops_per_s,bytes_per_s = 2*n**3/best(lambda: a@a),2*big.nbytes/best(lambda: big.clone())
+    model,_ = make(work, device)
+    xb,yb = work.x[:work.bs].to(device).float(),work.y[:work.bs].to(device)
+    with FlopCounterMode(display=False) as counter: F.cross_entropy(model(xb), yb).backward()
+    steps,weights = len(work.batches()),sum(p.nbytes for p in model.parameters())
+    nbytes = 3*xb.nbytes + 6*weights
+    return dict(flops_per_s=flops_per_s, bytes_per_s=bytes_per_s, flops=counter.get_total_flops()*steps, bytes=nbytes*steps,
+                seconds=steps*max(counter.get_total_flops()/flops_per_s, nbytes/bytes_per_s))
+
+def small_net():
+    def layer(ni, nf, ks=3): return nn.Sequential(nn.Conv2d(ni, nf, ks, padding=ks//2, stride=2, bias=False), nn.BatchNorm2d(nf), nn.ReLU())
+    return nn.Sequential(nn.Unflatten(1, (1,28,28)), layer(1,32,5), layer(32,64), layer(64,128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128,10))
+
+class Until(Callback):
+    "Ends the fit when the validation accuracy is reached, and notes the seconds since it began."
+    order = 10 # after the statistics of the epoch
+    def __init__(self, accuracy): self.accuracy,self.seconds,self.best = accuracy,None,0.
+    def begin_fit(self): self.start = time.perf_counter()
+    def after_epoch(self):
+        self.best = max(self.best, self.run.avg_stats.history[-1]['valid_accuracy'])
+        if self.best>=self.accuracy:
+            self.seconds = time.perf_counter()-self.start
+            return True
+
+def time_to(device, target, runs, n):
+    "Seconds from loaded data to `target` validation accuracy, of each run; None where it was not reached in six epochs."
+    x,y,xv,yv = get_data()
+    x,y = x[:n],y[:n]
+    train,valid = DeviceLoader(Dataset(x, y), 256, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
+    found = []
+    for run_number in range(runs+1): # the first loads kernels, and is left out
+        torch.manual_seed(run_number)
+        model = small_net().to(device)
+        opt = optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        cbs = [AvgStatsCallback(accuracy, log=lambda line: None), Until(target), ParamScheduler('lr', combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5)))]
+        if device.type=='cuda': cbs += [MixedPrecision(), CudaGraph()]
+        run = Runner(cbs)
+        with fast_math(model): run.fit(6, Learner(model, opt, F.cross_entropy, DataBunch(train, valid)))
+        if run_number: found.append(dict(seconds=run.until.seconds, best=run.until.best, epochs=run.epoch+1))
+    return found
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cuda')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--images', type=int, default=50_000)
+    parser.add_argument('--runs', type=int, default=10)
+    parser.add_argument('--workloads', nargs='+', default=['mlp784-bs64', 'mlp784-bs512', 'convnet-bs512'])
+    parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type=='cuda' and not torch.cuda.is_available(): raise SystemExit('no CUDA device here; --device cpu tries the script without one')
+
+    name = torch.cuda.get_device_name(device) if device.type=='cuda' else 'none: a try on the processor'
+    out = dict(machine=machine() | dict(gpu=name, cuda=torch.version.cuda), rounds=args.rounds, images=args.images, workloads={}, floor={})
+    for workload in args.workloads:
+        work = loops.get_work(workload, args.images)
+        out['floor'][workload] = floor(work, device)
+        print(f"{workload}: floor from operations and bytes {out['floor'][workload]['seconds']*1e3:.2f} ms an epoch")
+        out['workloads'][workload] = {}
+        for way in ways:
+            r = out['workloads'][workload][way] = compare(work, device, way, args.rounds)
+            print(f"  {way:18} by hand {median(r['hand'])*1e3:8.1f} ms an epoch, Runner {median(r['ours'])*1e3:8.1f} ms, ratio {median(r['ratio']):.3f} "
+                  f"({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), weights differ by {max(r['weights_differ']):.1e}", flush=True)
+    out['to_99'] = time_to(device, 0.99, args.runs, args.images)
+    times = [r['seconds'] for r in out['to_99'] if r['seconds']]
+    if times: print(f"99 % validation accuracy in {len(times)} of {args.runs} runs: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}")
+    else: print('99 % validation accuracy was not reached:', [r['best'] for r in out['to_99']])
+    args.out.write_text(json.dumps(out, indent=1)+'\n')
+    print(f'written: {args.out}')
+
+if __name__=='__main__': main()
