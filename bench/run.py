@@ -1,6 +1,6 @@
 """Overhead of training loops on a CPU: every contender against the loop written by hand, over and over, taking turns.
 
-    python bench/run.py                       all workloads, 9 rounds; writes bench/results/cpu.json and cpu.svg
+    python bench/run.py                       all workloads, 9 rounds; writes bench/results/cpu.json, which nbs/10_speed.ipynb shows
     python bench/run.py --workloads mlp16-bs64 --contenders lesson9 ignite --rounds 3 --out /tmp/try.json
 
 A contender lives in a process of its own. In each turn it is timed back to back with the loop written by hand, in the
@@ -66,17 +66,17 @@ def race(workload, names, rounds, n):
     for w in workers: w.close()
     return {w.name: w.result() for w in workers}
 
-def peak_memory(name, workload, n, repeats=3):
+def peak_memory(name, workload, n, repeats):
     "Peak memory in MiB of a process that trains one epoch, of each repeat."
     cmd = [sys.executable, here/'worker.py', 'memory', name, workload, str(n)]
     return [json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout)['peak_mib'] for _ in range(repeats)]
 
 def show(workload, results):
-    print(f'\n{workload}: overhead in us a step, median (from - to); ratio, median; weights differ from the hand-written loop\'s by')
+    print(f'\n{workload}: overhead in us a step, median (from - to) and best; ratio, median; weights differ from the hand-written loop\'s by')
     for name,r in results.items():
         if 'failed' in r: print(f'  {name:20} could not be run: {r["failed"][:120]}'); continue
-        o = r['overhead_us']
-        print(f'  {name:20} {median(o):8.1f}  ({min(o):7.1f} - {max(o):7.1f})  {median(r["ratio"]):6.3f}   {r["weights_differ"]:.1e}')
+        o,best = r['overhead_us'],(min(r['seconds'])-min(r['baseline_seconds']))/r['steps']*1e6
+        print(f'  {name:20} {median(o):8.1f}  ({min(o):7.1f} - {max(o):7.1f}) {best:8.1f}  {median(r["ratio"]):6.3f}   {r["weights_differ"]:.1e}')
     sys.stdout.flush()
 
 def main():
@@ -92,7 +92,8 @@ def main():
     for workload in args.workloads:
         out['workloads'][workload] = race(workload, args.contenders, args.rounds, args.images)
         show(workload, out['workloads'][workload])
-    for name in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats'): out['peak_mib'][name] = peak_memory(name, args.workloads[0], args.images)
+    for name in [n for n in args.contenders if n in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats')]:
+        out['peak_mib'][name] = peak_memory(name, args.workloads[0], args.images, min(3, args.rounds))
     print('\npeak memory, MiB:', {k: round(median(v), 1) for k,v in out['peak_mib'].items()})
     args.out.write_text(json.dumps(out, indent=1)+'\n')
     print(f'written: {args.out}')

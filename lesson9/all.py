@@ -12,6 +12,8 @@ from .init import *
 from .minibatch import *
 from .callbacks import *
 from .anneal import *
+from .gpu import *
+from .speed import *
 
 # %% ../nbs/index.ipynb #0957666d
 __all__ = [name for name in dir() if not name.startswith('_')] # all that the modules above export, and no more
