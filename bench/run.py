@@ -66,10 +66,11 @@ def race(workload, names, rounds, n):
     for w in workers: w.close()
     return {w.name: w.result() for w in workers}
 
-def peak_memory(name, workload, n, repeats):
-    "Peak memory in MiB of a process that trains one epoch, of each repeat."
+def memory(name, workload, n, repeats):
+    "Peak memory in MiB of a process that trains one epoch, and what the training added, of each repeat."
     cmd = [sys.executable, here/'worker.py', 'memory', name, workload, str(n)]
-    return [json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout)['peak_mib'] for _ in range(repeats)]
+    found = [json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)]
+    return {key: [r[key] for r in found] for key in found[0]}
 
 def show(workload, results):
     print(f'\n{workload}: overhead in us a step, median (from - to) and best; ratio, median; weights differ from the hand-written loop\'s by')
@@ -88,13 +89,13 @@ def main():
     parser.add_argument('--out', type=Path, default=here/'results'/'cpu.json')
     args = parser.parse_args()
 
-    out = dict(machine=machine(), rounds=args.rounds, images=args.images, workloads={}, peak_mib={})
+    out = dict(machine=machine(), rounds=args.rounds, images=args.images, workloads={}, memory={})
     for workload in args.workloads:
         out['workloads'][workload] = race(workload, args.contenders, args.rounds, args.images)
         show(workload, out['workloads'][workload])
     for name in [n for n in args.contenders if n in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats')]:
-        out['peak_mib'][name] = peak_memory(name, args.workloads[0], args.images, min(3, args.rounds))
-    print('\npeak memory, MiB:', {k: round(median(v), 1) for k,v in out['peak_mib'].items()})
+        out['memory'][name] = memory(name, args.workloads[0], args.images, min(5, args.rounds))
+    for name,r in out['memory'].items(): print(f"{name:14} peak memory {median(r['peak_mib']):.1f} MiB, of which training added {median(r['added_mib']):.1f}")
     args.out.write_text(json.dumps(out, indent=1)+'\n')
     print(f'written: {args.out}')
 

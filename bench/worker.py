@@ -1,5 +1,5 @@
 "One contender in a process of its own. Reads a line for each turn, trains, and answers with a line of JSON."
-import gc, json, os, resource, sys, warnings
+import gc, json, os, sys, warnings
 
 answers = os.fdopen(os.dup(1), 'w')
 os.dup2(2, 1) # what the libraries print does not get between the answers
@@ -34,11 +34,19 @@ def main(name, workload, n):
         own,base = seconds if contender_first else reversed(seconds)
         print(json.dumps(dict(seconds=own, baseline=base)), file=answers, flush=True)
 
+def status(key):
+    "A line of /proc/self/status, in MiB."
+    with open('/proc/self/status') as f: return next(int(l.split()[1])/1024 for l in f if l.startswith(key+':'))
+
 def memory(name, workload, n):
-    "Peak memory of a process that trained one epoch, in MiB."
+    "Memory of a process that trains one epoch, in MiB: its peak while it trains, and how much of that training added. Needs Linux."
     work = loops.get_work(workload, n)
+    turn(name, loops.get_work(workload, 1000)) # what is allocated once
+    with open('/proc/self/clear_refs', 'w') as f: f.write('5') # forget the peak of loading the data
+    before = status('VmRSS')
     turn(name, work)
-    print(json.dumps(dict(peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)), file=answers, flush=True)
+    peak = status('VmHWM')
+    print(json.dumps(dict(peak_mib=peak, added_mib=peak-before)), file=answers, flush=True)
 
 if __name__=='__main__':
     what,name,workload,n = sys.argv[1:]

@@ -32,9 +32,13 @@ class SyncCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = func.__name__.split('.')[0]
-        from_device = name in ('_to_copy', 'copy_') and any(isinstance(a, Tensor) and a.device.type not in ('cpu', 'meta') for a in args) and out.device.type=='cpu'
-        if name in self.waits or from_device: self.calls.append(name)
+        if name in self.waits or _reads_mask(name, args) or _from_device(name, args, out): self.calls.append(name)
         return out
+
+def _reads_mask(name, args):
+    return name in ('index', 'index_put_') and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+def _from_device(name, args, out):
+    return name in ('_to_copy', 'copy_') and out.device.type=='cpu' and any(isinstance(a, Tensor) and a.device.type not in ('cpu', 'meta') for a in args)
 
 # %% ../nbs/06_gpu.ipynb #c5501008
 def pin(x, # a tensor, or any nesting of tuples, lists and dicts
@@ -56,7 +60,7 @@ class Prefetch:
     def _overlapped(self):
         stream,ahead = torch.cuda.Stream(self.device),None
         for batch in self.dl:
-            with torch.cuda.stream(stream): coming = to_device(pin(batch), self.device),stream.record_event()
+            with torch.cuda.stream(stream): coming = (to_device(pin(batch), self.device), stream.record_event()) # the batch, and a mark behind its copy
             if ahead is not None: yield self._arrived(*ahead)
             ahead = coming
         if ahead is not None: yield self._arrived(*ahead)
@@ -113,8 +117,8 @@ class _ScaledOptimizer:
 
 # %% ../nbs/06_gpu.ipynb #e9fa779a
 class MixedPrecision(Callback):
-    "Predicts and computes the loss in half precision; with float16, scales gradients so that small ones are not lost."
-    order = 5 # unscales after a callback that leaves out the step, before one that looks at gradients
+    "Predicts and computes the loss under autocast, which uses half precision where that is safe; with float16, scales gradients so that small ones are not lost."
+    order = 5 # gradients are unscaled once a step: not called when an earlier callback leaves the step out, and before later ones look at them
     def __init__(self,
         dtype=None, # `torch.bfloat16` or `torch.float16`; default: `half_dtype` of the model's device
     ): self.dtype,self.scaler,self.autocast,self.inside = dtype,None,None,False
@@ -125,7 +129,7 @@ class MixedPrecision(Callback):
         self.autocast,self.inside = torch.autocast(device.type, dtype, cache_enabled=False),False
         if dtype!=torch.float16: return
         self.scaler = torch.amp.GradScaler(device.type)
-        self.scale = self.scaler.scale(torch.ones((), device=device)) # sets the scaler up
+        self.scaler.scale(torch.ones((), device=device)) # sets the scaler up
         self.run.learn.opt = _ScaledOptimizer(self.opt, self.scaler)
 
     def begin_batch(self):
@@ -140,7 +144,7 @@ class MixedPrecision(Callback):
         self.leave()
         if self.scaler and self.in_train: self.loss.register_hook(self.scaler.scale)
     def after_backward(self):
-        if self.scaler: self.scaler.unscale_(self.opt.opt)
+        if self.scaler: self.scaler.unscale_(self.opt.opt) # the optimiser inside the wrapper
     def after_batch(self): self.leave() # also when there was no loss
     def after_fit(self):
         if isinstance(self.opt, _ScaledOptimizer): self.run.learn.opt = self.opt.opt
@@ -191,7 +195,7 @@ class Compile(Callback):
     "Trains with model and loss function compiled; afterwards the learner has its own again, with the trained weights."
     order = -9 # after the model has been moved
     def __init__(self,
-        **kwargs, # for `torch.compile`, such as `mode='max-autotune'`
+        **kwargs, # for `torch.compile`, such as `mode='max-autotune-no-cudagraphs'`
     ): self.kwargs,self.originals = kwargs,None
 
     def begin_fit(self):
@@ -209,6 +213,7 @@ class Compile(Callback):
 # %% ../nbs/06_gpu.ipynb #65703c25
 class Recording(TorchDispatchMode):
     "Records the tensor operations between `start` and `stop`; `replay` does them again, on the same memory. CUDA graphs in slow motion, for any device."
+    computes = True # as it records
     def __init__(self):
         super().__init__()
         self.operations = []
@@ -232,26 +237,32 @@ class Recording(TorchDispatchMode):
 # %% ../nbs/06_gpu.ipynb #faacc2b0
 class CudaRecording:
     "Like `Recording`, as a CUDA graph."
+    computes = False # as it records
     def __init__(self):
         self.graph = torch.cuda.CUDAGraph()
         self.context = torch.cuda.graph(self.graph, capture_error_mode='thread_local')
 
-    def start(self): self.context.__enter__()
-    def replay(self): self.graph.replay()
+    def start(self):
+        self.stream = torch.cuda.current_stream()
+        self.context.__enter__()
+
     def stop(self):
-        self.context.__exit__(None, None, None)
-        self.replay()
+        try: self.context.__exit__(None, None, None)
+        finally: torch.cuda.set_stream(self.stream) # which PyTorch leaves undone where a recording has failed
+
+    def replay(self): self.graph.replay()
 
 # %% ../nbs/06_gpu.ipynb #5450073e
-@patch
-def after_replay(self:AvgStatsCallback):
-    "What `after_loss` does in Python: count."
-    self.train_stats.count += batch_size(self.xb)
-
 @patch
 def after_replay(self:MixedPrecision):
     "What `after_loss` does in Python: leave the context."
     self.leave()
+
+# %% ../nbs/06_gpu.ipynb #fa57aa31
+@patch
+def after_replay(self:AvgStatsCallback):
+    "What `after_loss` does in Python: count."
+    self.train_stats.count += batch_size(self.xb)
 
 # %% ../nbs/06_gpu.ipynb #05c7ed29
 class CudaGraph(Callback):
@@ -280,13 +291,14 @@ class CudaGraph(Callback):
     def after_step(self):
         if not self.busy: return
         self.recording.stop()
+        if not self.recording.computes: self.recording.replay()
         self._end_recording()
         self.static_loss = self.loss.detach()
         self.run.loss,self.run.pred = self.static_loss.clone(),None
 
     def after_batch(self):
         if not self.busy: return
-        error = sys.exc_info()[1]
+        error = sys.exc_info()[1] # what ended the batch before the step, if it was an exception
         self._abandon()
         if error is None or isinstance(error, Exception): raise RuntimeError('the training step could not be recorded: ' + (
             f'{type(error).__name__}: {error}' if error else 'a callback ended the batch before the step')) from error
@@ -308,7 +320,8 @@ def _prepare(self:CudaGraph):
         for event in self.inner:
             if cb is not self and event in dir(cb) and cb not in self.replayed:
                 raise ValueError(f'{type(cb).__name__}.{event} would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
-        if getattr(cb, 'scaler', None): raise ValueError('CudaGraph cannot be used with float16: whether to step is decided after each backward')
+        if getattr(cb, 'scaler', None): raise ValueError('CudaGraph cannot be used with float16: GradScaler keeps a part of its state in Python')
+        if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'): raise ValueError(f"mode {cb.kwargs['mode']!r} of torch.compile records CUDA graphs by itself: use it or CudaGraph, not both")
         if isinstance(cb, ParamScheduler) and (cb.pname!='lr' if cb.targets is None else any(isinstance(t, nn.Module) for t in cb.targets)):
             raise ValueError(f'a schedule of {cb.pname!r} would stay at its value in the recorded step: CudaGraph can follow a schedule of lr, or of something that acts before the model')
     for group in self.opt.param_groups:
@@ -328,7 +341,9 @@ def _record(self:CudaGraph, batch):
     groups = self.opt.param_groups
     self.lrs = [torch.tensor(float(group['lr']), device=self.shapes[0][2]) for group in groups]
     self.changed = [{k: group[k] for k in ('lr', 'capturable') if k in group} for group in groups]
-    for group,old,lr in zip(groups, self.changed, self.lrs): group.update({k: True for k in old}, lr=lr)
+    for group,lr in zip(groups, self.lrs):
+        group['lr'] = lr
+        if 'capturable' in group: group['capturable'] = True
     self.recording,self.busy = self.make(),True
     self.recording.start()
 

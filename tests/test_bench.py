@@ -16,12 +16,12 @@ def test_contenders_train_alike(tmp_path):
     found = json.loads(out.read_text())
     results = found['workloads']['mlp16-bs64']
     for name in ours:
-        assert results[name]['weights_differ']<1e-6, name
+        assert results[name].get('weights_differ', 1)<1e-6, (name, results[name])
         assert len(results[name]['overhead_us'])==1 and results[name]['steps']==10
     assert results['lesson9_full']['against']=='hand_momentum'
     assert 'no_such_library' in results['no_such_library']['failed'] # reported, not dropped
     assert 'could not be run' in said
-    assert found['machine']['versions']['torch'] and min(found['peak_mib']['lesson9_stats'])>100
+    assert found['machine']['versions']['torch'] and min(found['memory']['lesson9_stats']['peak_mib'])>100
 
 def test_gpu_benchmark_can_be_tried_without_one(tmp_path):
     out = tmp_path/'gpu.json'
