@@ -57,12 +57,15 @@ readme: $(READY)
 serve: $(SITE)
 	$(BIN)/python -m http.server --directory _docs --bind 127.0.0.1 8000
 
-# The other libraries, and their needs, stay out of .venv.
+# The other libraries, and their needs, stay out of .venv. If they do not install together, those that do are installed one by
+# one; the benchmark reports the others.
+PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 .venv-bench/.ready: bench/peers.txt bench/fastai.txt
 	rm -rf .venv-bench
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/peers.txt
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check --no-deps -r bench/fastai.txt -e .
+	$(PEER) -r bench/peers.txt || grep -v '^#' bench/peers.txt | while read -r peer; do $(PEER) "$$peer" || echo "will not install: $$peer"; done
+	$(PEER) --no-deps -r bench/fastai.txt || echo 'will not install: fastai'
+	$(PEER) --no-deps -e .
 	touch $@
 
 # The notebook that shows the times is run last.
