@@ -13,6 +13,7 @@ from .minibatch import *
 from .callbacks import *
 from .anneal import *
 from .gpu import *
+from .hooks import *
 from .speed import *
 
 # %% ../nbs/index.ipynb #0957666d
