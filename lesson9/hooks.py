@@ -124,7 +124,13 @@ def stds(self:ActivationStats): return [s[:,1] for s in self.outs] # for each la
 def near_zero(self:ActivationStats): return [s[:,2] for s in self.outs] # for each layer, the share in each batch
 
 # %% ../nbs/07_hooks.ipynb #e6a6ee06
+def _recorded(stats):
+    "`stats`, of which there must be some."
+    if not stats: raise ValueError('nothing was recorded: there was no fit yet, or no layer to look at')
+    return stats
+
 def _axes(n, title):
+    "A row of `n` axes, one for each layer."
     import matplotlib.pyplot as plt
     fig,axs = plt.subplots(1, n, figsize=(9, 2.4), constrained_layout=True, sharey=True, squeeze=False)
     fig.suptitle(title)
@@ -136,9 +142,10 @@ def _axes(n, title):
 def plot_stats(self:ActivationStats,
     grads=False, # True: of the gradients
 ): # the two axes
-    "Draw mean and standard deviation of each layer against training batches."
+    "Draw mean and standard deviation of each layer against training batches. ValueError if nothing was recorded."
     import matplotlib.pyplot as plt
     stats,what = (self.grads, 'gradients') if grads else (self.outs, 'outputs')
+    _recorded(stats)
     axs = plt.subplots(1, 2, figsize=(9, 2.8), constrained_layout=True)[1]
     for column,(ax,name) in enumerate(zip(axs, ('Mean', 'Standard deviation'))):
         for i,s in enumerate(stats): ax.plot(s[:,column], lw=1, color=plt.cm.viridis(i/len(stats)), label=f'layer {i+1}')
@@ -151,9 +158,9 @@ def plot_stats(self:ActivationStats,
 def color_dim(self:ActivationStats,
     grads=False, # True: of the gradients
 ): # the axes, one for each layer
-    "Draw each layer's histograms over time: a column for each training batch, darker where more numbers are."
+    "Draw each layer's histograms over time: a column for each training batch, darker where more numbers are. ValueError if nothing was recorded."
     stats,limits,ylabel = (self.grads, self.grad_limits, 'log10 of |gradient|') if grads else (self.outs, self.limits, '|output|')
-    axs = _axes(len(stats), f'Where the {"gradients" if grads else "outputs"} are')
+    axs = _axes(len(_recorded(stats)), f'Where the {"gradients" if grads else "outputs"} are')
     for ax,s in zip(axs, stats): ax.imshow(s[:,3:].T.log1p(), origin='lower', aspect='auto', cmap='gray_r', extent=(0, len(s), *limits))
     axs[0].set_ylabel(ylabel)
     return axs
@@ -161,8 +168,8 @@ def color_dim(self:ActivationStats,
 # %% ../nbs/07_hooks.ipynb #0baf2835
 @patch
 def dead_chart(self:ActivationStats): # the axes, one for each layer
-    "Draw the share of each layer's outputs that is near zero, over time."
-    axs = _axes(len(self.outs), f'Share of the outputs nearer to zero than {self.near}')
+    "Draw the share of each layer's outputs that is near zero, over time. ValueError if nothing was recorded."
+    axs = _axes(len(_recorded(self.outs)), f'Share of the outputs nearer to zero than {self.near}')
     for ax,share in zip(axs, self.near_zero):
         ax.fill_between(range(len(share)), share, color='#999')
         ax.set_ylim(0, 1)
