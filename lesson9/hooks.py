@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Hook', 'Hooks', 'weight_layers', 'HooksCallback', 'ActivationStats', 'init_cnn', 'GeneralRelu', 'conv_layer',
-           'get_cnn', 'Summary', 'summary']
+           'get_cnn', 'summary']
 
 # %% ../nbs/07_hooks.ipynb #0270d86a
 import torch
@@ -227,7 +227,7 @@ def get_cnn(
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(nfs[-1], n_out))
 
 # %% ../nbs/07_hooks.ipynb #b9b3e166
-class Summary(list):
+class _Summary(list):
     "Rows of a table: name, layer, output shape, parameters, FLOPs, bytes of the output."
     columns = 'name', 'layer', 'output', 'parameters', 'MFLOP', 'kB'
     def lines(self):
@@ -244,9 +244,9 @@ class Summary(list):
 def summary(
     model, # an `nn.Module`; left as it was
     xb,    # a batch for it, as for `call_model`
-): # a `Summary`: shown as a table
+): # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output), shown as a table
     "Layers in the order in which they run: shape of the output, parameters, operations (two for a multiplication and an addition), and memory of the output."
-    rows,names,training = Summary(),{m: name for name,m in model.named_modules()},{m: m.training for m in model.modules()}
+    rows,names,training = _Summary(),{m: name for name,m in model.named_modules()},{m: m.training for m in model.modules()}
     def look(hook, module, inp, out):
         n = sum(p.numel() for p in module.parameters())
         rows.append((names[module], type(module).__name__, tuple(out.shape), n, counter.get_total_flops()-sum(row[4] for row in rows), out.nbytes))
