@@ -113,15 +113,21 @@ def _moved(kept, rows):
 
 # %% ../nbs/07_hooks.ipynb #6e556e7e
 @patch(as_prop=True)
-def means(self:ActivationStats): return [s[:,0] for s in self.outs] # for each layer, the mean in each batch
+def means(self:ActivationStats):
+    "For each layer a tensor with the mean of its outputs, in each training batch."
+    return [s[:,0] for s in self.outs]
 
 # %% ../nbs/07_hooks.ipynb #1593baf0
 @patch(as_prop=True)
-def stds(self:ActivationStats): return [s[:,1] for s in self.outs] # for each layer, the standard deviation in each batch
+def stds(self:ActivationStats):
+    "For each layer a tensor with the standard deviation of its outputs, in each training batch."
+    return [s[:,1] for s in self.outs]
 
 # %% ../nbs/07_hooks.ipynb #d7d1e335
 @patch(as_prop=True)
-def near_zero(self:ActivationStats): return [s[:,2] for s in self.outs] # for each layer, the share in each batch
+def near_zero(self:ActivationStats):
+    "For each layer a tensor with the share near zero of its outputs, in each training batch."
+    return [s[:,2] for s in self.outs]
 
 # %% ../nbs/07_hooks.ipynb #e6a6ee06
 def _recorded(stats):
