@@ -10,7 +10,7 @@ __all__ = ['Hook', 'Hooks', 'weight_layers', 'HooksCallback', 'ActivationStats',
 import torch
 from functools import partial
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .callbacks import *
