@@ -23,7 +23,7 @@ setup(
     package_data     = {cfg['lib_name']: ['mnist/*']},
     python_requires  = f">={cfg['min_python']}",
     install_requires = cfg['requirements'].split(),
-    extras_require   = {'dev': cfg['dev_requirements'].split()},
+    extras_require   = {extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'tensorboard')},
     # nbdev finds the library's documentation index through this entry point
     entry_points     = {'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe         = False,

@@ -14,6 +14,7 @@ from .callbacks import *
 from .anneal import *
 from .gpu import *
 from .hooks import *
+from .toolkit import *
 from .speed import *
 
 # %% ../nbs/index.ipynb #0957666d

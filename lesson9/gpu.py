@@ -199,9 +199,10 @@ class Compile(Callback):
     ): self.kwargs,self.originals = kwargs,None
 
     def begin_fit(self):
-        "RuntimeError if a compiler is missing."
+        "RuntimeError if a compiler is missing, ValueError if there are hooks on layers, which compiled code does not reliably call."
         missing = missing_compiler(next(self.model.parameters()).device)
         if missing and self.kwargs.get('backend', 'inductor')=='inductor': raise RuntimeError(f'Compile needs {missing}, which is not on this machine; leave Compile out to train without')
+        if _hooked(self.model): raise ValueError('a hook on a layer may not be called, or not each time, when the model is compiled: Compile cannot be used with it')
         learn = self.learn
         self.originals = learn.model,learn.loss_func
         learn.model,learn.loss_func = (torch.compile(f, **self.kwargs) for f in self.originals)
@@ -209,6 +210,8 @@ class Compile(Callback):
     def after_fit(self):
         if self.originals: self.learn.model,self.learn.loss_func = self.originals
         self.originals = None
+
+def _hooked(model): return any(m._forward_hooks or m._backward_hooks for m in model.modules())
 
 # %% ../nbs/06_gpu.ipynb #65703c25
 class Recording(TorchDispatchMode):
@@ -324,6 +327,7 @@ def _prepare(self:CudaGraph):
         if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'): raise ValueError(f"mode {cb.kwargs['mode']!r} of torch.compile records CUDA graphs by itself: use it or CudaGraph, not both")
         if isinstance(cb, ParamScheduler) and (cb.pname!='lr' if cb.targets is None else any(isinstance(t, nn.Module) for t in cb.targets)):
             raise ValueError(f'a schedule of {cb.pname!r} would stay at its value in the recorded step: CudaGraph can follow a schedule of lr, or of something that acts before the model')
+    if _hooked(self.model): raise ValueError('a hook on a layer would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
     for group in self.opt.param_groups:
         if 'fused' not in group: raise ValueError(f"{type(self.opt).__name__} cannot be recorded, since its learning rate would be baked in: CudaGraph needs one of PyTorch's optimisers that can be fused")
     self.before = [{k: group[k] for k in ('fused', 'foreach')} for group in self.opt.param_groups]

@@ -57,6 +57,7 @@ def weight_layers(
 # %% ../nbs/07_hooks.ipynb #a7509670
 class HooksCallback(Callback):
     "Hooks that last as long as a fit."
+    order = -15 # on the layers as they are, before `Compile` wraps the model
     hooks = None # a `Hooks`, while a fit lasts
     def __init__(self,
         f,                   # as for `Hook`
@@ -107,7 +108,8 @@ class ActivationStats(HooksCallback):
 def _moved(kept, rows):
     "`kept`, with the new rows of each layer behind it; one copy from the device for all. The lists of rows are emptied."
     if not any(rows): return kept
-    new = torch.cat([torch.stack(r) for r in rows if r]).cpu().split([len(r) for r in rows if r])
+    together = torch.cat([torch.stack(r) for r in rows if r]) # of all layers, below each other
+    new = together.cpu().split([len(r) for r in rows if r])   # of each layer again
     for r in rows: r.clear()
     return [torch.cat(pair) for pair in zip(kept, new, strict=True)] if kept else list(new)
 
