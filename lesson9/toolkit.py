@@ -12,6 +12,7 @@ __all__ = ['Suggestions', 'epoch_row', 'ProgressCallback', 'unchanged', 'smooth'
 import base64, csv, io, itertools, math, os, random, warnings
 from collections import namedtuple
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from time import perf_counter
 
@@ -63,7 +64,7 @@ class _Notebook:
     "Table, plot and bar as one output, which is changed in place."
     def __init__(self):
         self.rows,self.picture,self.text,self.handle = [],'','',None
-        self.bar = dict(file=self, disable=False, ncols=80, ascii=False)
+        self.bar = dict(file=self, disable=False, ncols=80, ascii=False, position=0) # in its own place, whatever other bars there are
 
     def write(self, text): # by tqdm: the bar, and blanks to wipe it out
         if text.strip(): self.show(text.strip())
@@ -90,7 +91,7 @@ class _Notebook:
 
     def html(self):
         columns = list(dict.fromkeys(k for row in self.rows for k in row))
-        head,body = ''.join(f'<th>{k}</th>' for k in columns),[''.join(f'<td>{_cell(k, row.get(k, ""))}</td>' for k in columns) for row in self.rows]
+        head,body = ''.join(f'<th>{escape(k)}</th>' for k in columns),[''.join(f'<td>{escape(_cell(k, row.get(k, "")))}</td>' for k in columns) for row in self.rows]
         table = f"<table class='table fit-rows'><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table>" if columns else ''
         return table + self.picture + (f'<pre>{self.text}</pre>' if self.text else '')
 
@@ -126,8 +127,9 @@ class ProgressCallback(AvgStatsCallback):
 
     def after_fit(self):
         self._close_bar() # also after an exception
+        if self.screen is None: return # it never began
         if self.plot and self.points: self._draw()
-        if self.screen: self.screen.close()
+        self.screen.close()
         self.screen = None
 
 def _silent(line): pass
@@ -147,7 +149,7 @@ def _refresh(self:ProgressCallback):
     "Show how things are now. Waits for the device."
     run,stats = self.run,self.train_stats if self.in_train else self.valid_stats
     if self.bar is None:
-        self.bar = _Bar(total=run.iters, desc=f'epoch {run.epoch+1} of {run.epochs}' + ', validating'*(not run.in_train), leave=False, mininterval=0, delay=1e-9, smoothing=0, **self.screen.bar)
+        self.bar = _Bar(total=run.iters, desc=f'epoch {run.epoch+1} of {run.epochs}' + ', validating'*(not run.in_train), leave=False, mininterval=0, miniters=1, delay=1e-9, smoothing=0, **self.screen.bar)
         if not self.bar.disable: self.bar.start_t -= perf_counter()-self.pass_start
     if stats.count: self._show_loss(float(stats.sums[0]), stats.count)
     self.bar.update(run.iter+1-self.bar.n)
@@ -185,10 +187,11 @@ def _draw(self:ProgressCallback):
     self.screen.draw(self.plot_loss())
     self.next_draw = perf_counter()+2
 
-# %% ../nbs/08_toolkit.ipynb #70010023
+# %% ../nbs/08_toolkit.ipynb #70010025
 def _own_generators(data):
     "The generators that PyTorch's loaders were given."
-    places = [place for dl in (data.train_dl, data.valid_dl) for place in (dl, getattr(dl, 'sampler', None))]
+    loaders = [dl.dl if isinstance(dl, Prefetch) else dl for dl in (data.train_dl, data.valid_dl)]
+    places = [place for dl in loaders for place in (dl, getattr(dl, 'sampler', None))]
     return [*{id(g): g for g in (getattr(place, 'generator', None) for place in places) if g is not None}.values()]
 
 def _keep_random(data):
@@ -203,7 +206,7 @@ def _keep_random(data):
         if device: device.set_rng_state_all(states[4])
     return restore
 
-# %% ../nbs/08_toolkit.ipynb #70010024
+# %% ../nbs/08_toolkit.ipynb #70010026
 def _keep_model(model):
     "A function that puts weights, buffers, gradients and modes of `model` back to what they are now."
     def tensors(): return [*model.named_parameters(), *model.named_buffers()]
@@ -217,7 +220,7 @@ def _keep_model(model):
         for m,mode in modes.items(): m.training = mode
     return restore
 
-# %% ../nbs/08_toolkit.ipynb #70010025
+# %% ../nbs/08_toolkit.ipynb #70010027
 def _keep_opt(opt):
     "A function that puts the settings of an optimiser, and what it keeps for each weight, back to what they are now."
     def copied(d): return {k: v if k=='params' else map_tensors(torch.clone, v) for k,v in d.items()}
@@ -230,34 +233,35 @@ def _keep_opt(opt):
         opt.state.update(state)
     return restore
 
-# %% ../nbs/08_toolkit.ipynb #70010026
+# %% ../nbs/08_toolkit.ipynb #70010028
 @contextmanager
 def unchanged(
     learn, # a `Learner`
 ):
-    "Do anything with `learn` while it lasts: afterwards its model, its optimiser and all random generators are exactly as they were."
+    "Do anything with `learn` while it lasts, on the device where it is: afterwards its model, its optimiser and all random generators are exactly as they were."
     restores = [_keep_model(learn.model), _keep_opt(learn.opt), _keep_random(learn.data)]
     try: yield
     finally:
         for restore in restores: restore()
 
-# %% ../nbs/08_toolkit.ipynb #7001002a
+# %% ../nbs/08_toolkit.ipynb #7001002c
 def smooth(
     values, # a list of numbers
     beta,   # share of the mean so far that is kept at each step, from 0 (no smoothing) to below 1
 ): # a list of floats, as long
-    "Running mean in which older values count ever less; without the bias of its start (Kingma and Ba 2015, Adam)."
+    "Running mean in which older values count ever less; without the bias of its start (Kingma and Ba 2015, Adam). ValueError for another `beta`."
+    if not 0<=beta<1: raise ValueError(f'beta must be from 0 to below 1, found {beta}')
     avg,result = 0.,[]
     for i,v in enumerate(values, 1):
         avg = beta*avg + (1-beta)*v
         result.append(avg/(1-beta**i))
     return result
 
-# %% ../nbs/08_toolkit.ipynb #7001002c
+# %% ../nbs/08_toolkit.ipynb #7001002e
 Suggestions = namedtuple('Suggestions', 'steepest minimum_10')
 Suggestions.__doc__ = "Learning rates: where the loss falls fastest, and a tenth of that where it is smallest."
 
-# %% ../nbs/08_toolkit.ipynb #7001002d
+# %% ../nbs/08_toolkit.ipynb #7001002f
 class LRFinder(Callback):
     "Tries a larger learning rate at each batch until the loss explodes; then puts everything back. Needs a fit of at least `n` batches. Reads the loss of each batch."
     order = 60 # after schedules, whose learning rates it replaces, and when all have seen the batch
@@ -270,19 +274,20 @@ class LRFinder(Callback):
     ):
         check_int('n', n, 10)
         if not 0<lr_min<lr_max: raise ValueError(f'learning rates must be above 0 and rise, found lr_min {lr_min} and lr_max {lr_max}')
+        smooth([], beta) # refuses what is no share
         self.sched,self.n,self.beta,self.explode = sched_exp(lr_min, lr_max),n,beta,explode
         self.lrs,self.losses,self.kept = [],[],None
 
     def begin_fit(self):
         self.lrs,self.losses,self.kept = [],[],unchanged(self.learn)
-        self.kept.__enter__()
+        self.kept.__enter__() # what `with` would do; the block ends in after_fit
     def begin_batch(self):
         for group in self.opt.param_groups: group['lr'] = self.sched(self.n_iter/(self.n-1))
     def after_batch(self):
-        if self.run.loss is None: return
-        self.lrs.append(self.opt.param_groups[-1]['lr'])
-        self.losses.append(self.run.loss.item())
-        if self.exploded() or self.n_iter==self.n: raise CancelTrainException()
+        if self.run.loss is not None:
+            self.lrs.append(self.opt.param_groups[-1]['lr'])
+            self.losses.append(self.run.loss.item())
+        if self.n_iter>=self.n or self.losses and self.exploded(): raise CancelTrainException()
     def begin_validate(self): return True
     def after_fit(self):
         if self.kept: self.kept.__exit__(None, None, None)
@@ -290,9 +295,11 @@ class LRFinder(Callback):
 
     @property
     def smoothed(self): return smooth(self.losses, self.beta)
-    def exploded(self): return not self.smoothed[-1]<=self.explode*min(self.smoothed) # also where it is not a number
+    def exploded(self):
+        low = min(self.smoothed)
+        return not self.smoothed[-1]<=low+(self.explode-1)*abs(low) # also where it is not a number
 
-# %% ../nbs/08_toolkit.ipynb #7001002f
+# %% ../nbs/08_toolkit.ipynb #70010031
 @patch
 def suggestions(self:LRFinder): # `Suggestions`: two learning rates
     "What the search suggests. ValueError after fewer than five batches, or where the loss never fell."
@@ -303,7 +310,7 @@ def suggestions(self:LRFinder): # `Suggestions`: two learning rates
     steepest = int(np.gradient(losses[:best+1]).argmin()) # the learning rates rise by equal factors: this is the slope on their logarithms
     return Suggestions(self.lrs[steepest], self.lrs[best]/10)
 
-# %% ../nbs/08_toolkit.ipynb #70010030
+# %% ../nbs/08_toolkit.ipynb #70010032
 @patch
 def plot(self:LRFinder): # the axes
     "Draw the smoothed loss against the learning rate, with the suggestions."
@@ -312,11 +319,11 @@ def plot(self:LRFinder): # the axes
     ax.plot(self.lrs, self.losses, color='#bbb', lw=1, label='batch by batch')
     ax.plot(self.lrs, self.smoothed, 'k-', label='smoothed')
     for (name,lr),style in zip(self.suggestions()._asdict().items(), ('--', ':')): ax.axvline(lr, color='black', ls=style, label=f'{name.replace("_", "/")}: {lr:.2g}')
-    ax.set(xscale='log', ylim=(0, 2*self.losses[0]), xlabel='learning rate', ylabel='loss', title='Loss while the learning rate grows')
+    ax.set(xscale='log', ylim=(min(0, *self.losses), 2*abs(self.losses[0])), xlabel='learning rate', ylabel='loss', title='Loss while the learning rate grows')
     ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/08_toolkit.ipynb #70010032
+# %% ../nbs/08_toolkit.ipynb #70010034
 def lr_find(
     learn,    # a `Learner`; afterwards it is as it was
     cbs=None, # callbacks that training needs, such as a `DeviceCallback`
@@ -327,9 +334,9 @@ def lr_find(
     Runner([*listify(cbs), finder]).fit(math.ceil(finder.n/len(learn.data.train_dl)), learn)
     return finder
 
-# %% ../nbs/08_toolkit.ipynb #70010039
+# %% ../nbs/08_toolkit.ipynb #7001003c
 class GradientAccumulation(Callback):
-    "Steps once for every `n` batches, with the gradient of the mean loss over all their samples; and at the end of an epoch, with what there is."
+    "Steps once for every `n` batches, with the gradient of the mean loss over all their samples; and at the last batch of an epoch, with what there is."
     order = 2 # before callbacks that look at the gradients of a step
     def __init__(self,
         n, # batches for a step, at least 1
@@ -340,9 +347,11 @@ class GradientAccumulation(Callback):
     def begin_fit(self): self.sizes = []
     def after_loss(self):
         if not self.in_train: return
-        self.sizes.append(batch_size(self.xb))
-        weight = self.sizes[-1]/self.sizes[0]
-        if weight!=1: self.loss.register_hook(lambda grad: grad*weight)
+        size = batch_size(self.xb)
+        def weigh(grad): # called by backward, so that a batch which has none does not count
+            self.sizes.append(size)
+            if size!=self.sizes[0]: return grad*(size/self.sizes[0])
+        self.loss.register_hook(weigh)
 
     def after_backward(self):
         if len(self.sizes)<self.n and self.iter<self.iters-1: return True
@@ -351,13 +360,14 @@ class GradientAccumulation(Callback):
             if p.grad is not None: p.grad /= total
         self.sizes = []
 
-    def after_fit(self):
-        if self.sizes: self.opt.zero_grad() # of a group that was not finished
+    def after_epoch(self):
+        if self.sizes: self.opt.zero_grad() # of a group that was not finished, since its end was skipped or cancelled
         self.sizes = []
+    after_fit = after_epoch
 
 def _params(opt): return [p for group in opt.param_groups for p in group['params']]
 
-# %% ../nbs/08_toolkit.ipynb #70010043
+# %% ../nbs/08_toolkit.ipynb #70010046
 class GradientClip(Callback):
     "Limits gradients before each step: their common norm to `norm`, or each number to `value`."
     order = 10 # when they are complete, and in their true scale
@@ -373,7 +383,7 @@ class GradientClip(Callback):
         if self.value is None: nn.utils.clip_grad_norm_(_params(self.opt), self.norm)
         else:                  nn.utils.clip_grad_value_(_params(self.opt), self.value)
 
-# %% ../nbs/08_toolkit.ipynb #70010048
+# %% ../nbs/08_toolkit.ipynb #7001004d
 class Best(Callback):
     "Follows a number from epoch to epoch; what to do when it is better or not, subclasses say."
     order = 20 # after those who measure
@@ -400,7 +410,7 @@ class Best(Callback):
         if better: self.best,self.best_epoch = value,self.epoch
         return better
 
-# %% ../nbs/08_toolkit.ipynb #70010049
+# %% ../nbs/08_toolkit.ipynb #7001004e
 class EarlyStopping(Best):
     "Ends the fit when `metric` has not become better for `patience` epochs."
     order = 50 # after all who have something to do as an epoch ends
@@ -421,7 +431,7 @@ class EarlyStopping(Best):
         self.waited = 0 if self.improved() else self.waited+1
         return self.waited>=self.patience
 
-# %% ../nbs/08_toolkit.ipynb #7001004a
+# %% ../nbs/08_toolkit.ipynb #7001004f
 class SaveBest(Best):
     "Writes the model's `state_dict` to a file after each epoch that is the best so far, over all fits."
     def __init__(self,
@@ -442,7 +452,7 @@ def _write(path, save):
     with open(part, 'wb') as f: save(f)
     os.replace(part, path)
 
-# %% ../nbs/08_toolkit.ipynb #70010052
+# %% ../nbs/08_toolkit.ipynb #70010057
 class TerminateOnNaN(Callback):
     "Ends the fit, with a warning, when the loss is infinite or not a number. Looks at the training loss of every `every`th batch, and at the last loss of each epoch."
     order = -2 # when an epoch has gone wrong, nobody should call it the best
@@ -462,7 +472,7 @@ class TerminateOnNaN(Callback):
         warnings.warn(f'the loss is {loss.item()} after {self.n_iter} batches: the fit was ended', stacklevel=2)
         raise CancelTrainException()
 
-# %% ../nbs/08_toolkit.ipynb #70010057
+# %% ../nbs/08_toolkit.ipynb #7001005c
 class BatchTransform(Callback):
     "Replaces the inputs, the targets, or both, of each training batch by a function of them."
     order = -3 # after the batch was moved and schedules were set, before anyone looks
@@ -482,7 +492,7 @@ class BatchTransform(Callback):
         elif self.on=='y': run.yb = self.f(run.yb)
         else: run.xb,run.yb = check_pair(self.f(run.xb, run.yb))
 
-# %% ../nbs/08_toolkit.ipynb #7001005a
+# %% ../nbs/08_toolkit.ipynb #7001005f
 class RandomShift:
     "Displaces each image of a batch by its own random number of pixels, in both directions."
     def __init__(self,
@@ -497,12 +507,13 @@ class RandomShift:
     ): # the same shape
         "New images, with the border's pixels where an image was moved away."
         (h,w),n,device = self.shape,len(xb),xb.device
+        if tuple(xb.shape[-2:])!=(h, w) and xb.shape[-1]!=h*w: raise ValueError(f'RandomShift was made for images of {h} x {w}, found a batch of shape {tuple(xb.shape)}')
         dy,dx = ((torch.rand(2, n, 1, device=device)*2-1)*self.pixels).round().long()
         rows,columns = ((torch.arange(h, device=device)-dy).clamp(0, h-1), (torch.arange(w, device=device)-dx).clamp(0, w-1))
         images,i = xb.reshape(n, -1, h, w),torch.arange(n, device=device)
         return images[i[:,None,None], :, rows[:,:,None], columns[:,None,:]].movedim(-1, 1).reshape(xb.shape)
 
-# %% ../nbs/08_toolkit.ipynb #70010064
+# %% ../nbs/08_toolkit.ipynb #70010069
 class Metrics(Callback):
     "Any objects with `update(pred, target)`, `compute()` and `reset()`, as those of torchmetrics and torcheval, over training and validation."
     def __init__(self,
@@ -520,13 +531,13 @@ class Metrics(Callback):
         device = next(self.model.parameters()).device
         for m in self.metrics.values():
             if hasattr(m, 'to'): m.to(device)
+        self.row = {}
         self.start()
 
     def start(self):
         self.count = 0
         for m in self.metrics.values(): m.reset()
 
-    def begin_epoch(self): self.row = {}
     def after_loss(self):
         self.count += 1
         for m in self.metrics.values(): m.update(self.run.pred.detach(), self.run.yb)
@@ -534,9 +545,10 @@ class Metrics(Callback):
     def after_epoch(self):
         self._close('train' if self.in_train else 'valid')
         if self.row: self.history.append({'epoch': self.epoch} | self.row)
+        self.row = {}
     def after_fit(self): self.start() # some keep the predictions of all batches
 
-# %% ../nbs/08_toolkit.ipynb #70010065
+# %% ../nbs/08_toolkit.ipynb #7001006a
 @patch
 def _close(self:Metrics, part):
     "Compute what was measured since the start of this part, and start anew."
@@ -546,7 +558,7 @@ def _close(self:Metrics, part):
             for key,v in (value if isinstance(value, dict) else {name: value}).items(): self.row[f'{part}_{key}'] = map_tensors(Tensor.tolist, v) # floats, or lists of them
     self.start()
 
-# %% ../nbs/08_toolkit.ipynb #7001006b
+# %% ../nbs/08_toolkit.ipynb #70010070
 class CSVLogger(Callback):
     "Writes a row for each epoch to a CSV file: all that is known of it. Goes on with a file that it finds."
     order = 15 # after those who measure
@@ -568,7 +580,7 @@ class CSVLogger(Callback):
         writer.writerows(self.rows)
         _write(self.path, lambda f: f.write(text.getvalue().encode()))
 
-# %% ../nbs/08_toolkit.ipynb #7001006f
+# %% ../nbs/08_toolkit.ipynb #70010074
 class TensorBoardLogger(Recorder):
     "Writes loss and learning rate of each training batch, and all that is known of each epoch, for TensorBoard. Needs `pip install lesson9[tensorboard]`."
     order = 15 # after those who measure
@@ -603,7 +615,7 @@ class TensorBoardLogger(Recorder):
         self.writer.close()
         self.writer = None
 
-# %% ../nbs/08_toolkit.ipynb #70010073
+# %% ../nbs/08_toolkit.ipynb #70010078
 class Seed(Callback):
     "Makes a fit repeat bit for bit on the same machine: seeds all random generators, and has PyTorch use deterministic operations. The model's init comes before, and needs a seed of its own."
     order = 1000 # seeds when all else is set up, and puts back when all else is done
@@ -611,6 +623,7 @@ class Seed(Callback):
         seed:int=0, # at least 0
     ):
         check_int('seed', seed, 0)
+        if seed>=2**32: raise ValueError(f'seed must be below 2**32, which NumPy asks for, found {seed}')
         self.seed,self.restore = seed,None
 
     def begin_fit(self):
@@ -633,17 +646,17 @@ class Seed(Callback):
         if self.restore: self.restore()
         self.restore = None
 
-# %% ../nbs/08_toolkit.ipynb #70010078
+# %% ../nbs/08_toolkit.ipynb #7001007d
 def _one_cycle(top, pct_start, div, div_final): return combine_scheds([pct_start, 1-pct_start], cos_1cycle_anneal(top/div, top, top/div/div_final))
 
 def _momentum_schedulers(opt, pct_start, momentums):
     "A list with a callback that schedules momentum, if `opt` uses any."
     group = opt.param_groups[0]
     cycle = combine_scheds([pct_start, 1-pct_start], cos_1cycle_anneal(*momentums))
-    if 'betas' in group: return [ParamScheduler('betas', [lambda pos, beta2=g['betas'][1]: (cycle(pos), beta2) for g in opt.param_groups])]
+    if 'betas' in group: return [ParamScheduler('betas', [lambda pos, others=g['betas'][1:]: (cycle(pos), *others) for g in opt.param_groups])]
     return [ParamScheduler('momentum', cycle)] if group.get('momentum') else []
 
-# %% ../nbs/08_toolkit.ipynb #70010079
+# %% ../nbs/08_toolkit.ipynb #7001007e
 def fit_one_cycle(
     learn,              # a `Learner`
     epochs:int,         # passes over the training data
@@ -658,6 +671,7 @@ def fit_one_cycle(
 ): # the `Runner`, whose `progress.history`, `recorder.plot_loss()` and `recorder.plot_lr()` tell what happened
     "Train on the best device of this machine, with a learning rate that goes up once and down again, and show how it goes."
     tops = lr_max if isinstance(lr_max, (list, tuple)) else [lr_max]*len(learn.opt.param_groups)
+    if not all(top>0 for top in tops): raise ValueError(f'lr_max must be above 0, found {lr_max}')
     scheds = [ParamScheduler('lr', [_one_cycle(top, pct_start, div, div_final) for top in tops])]
     if momentums: scheds += _momentum_schedulers(learn.opt, pct_start, momentums)
     cbs = listify(cbs)
@@ -666,7 +680,7 @@ def fit_one_cycle(
     run.fit(epochs, learn)
     return run
 
-# %% ../nbs/08_toolkit.ipynb #70010081
+# %% ../nbs/08_toolkit.ipynb #70010088
 def layer_groups(
     model, # an `nn.Module`
 ): # a list of dicts, for an optimiser
@@ -675,7 +689,7 @@ def layer_groups(
     if sum(len(group['params']) for group in groups)!=len(list(model.parameters())): raise ValueError(f'{type(model).__name__} has parameters that are in none of its children, or in several')
     return groups
 
-# %% ../nbs/08_toolkit.ipynb #70010084
+# %% ../nbs/08_toolkit.ipynb #7001008b
 def freeze(
     learn, # a `Learner` whose optimiser has several parameter groups
     n:int, # how many groups, from the first, stop learning; 0: all learn
@@ -689,7 +703,7 @@ def freeze(
             p.requires_grad_(i>=n)
             if i<n: p.grad = None # else momentum would move it on
 
-# %% ../nbs/08_toolkit.ipynb #7001008c
+# %% ../nbs/08_toolkit.ipynb #70010093
 def plot_confusion(
     preds,      # outputs or probabilities, shape (n, classes), as from `Runner.get_preds`
     targs,      # right classes, shape (n,)
@@ -700,7 +714,7 @@ def plot_confusion(
     c,accuracy_ = preds.shape[-1],accuracy(preds, targs) # which checks the shapes
     names = list(range(c)) if names is None else list(names)
     if len(names)!=c: raise ValueError(f'plot_confusion needs a name for each of {c} classes, found {len(names)}')
-    counts = torch.bincount(targs*c + preds.argmax(-1), minlength=c*c).view(c, c)
+    counts = torch.bincount(targs.long()*c + preds.argmax(-1), minlength=c*c).view(c, c)
     ax = plt.subplots(figsize=(0.45*c+1.2, 0.45*c+1))[1]
     ax.imshow(counts.masked_fill(torch.eye(c, dtype=torch.bool), 0), cmap='Greys', vmax=2*max(1, counts.masked_fill(torch.eye(c, dtype=torch.bool), 0).max()))
     for i,j in itertools.product(range(c), range(c)):
@@ -708,7 +722,7 @@ def plot_confusion(
     ax.set(xticks=range(c), yticks=range(c), xticklabels=names, yticklabels=names, xlabel='the model says', ylabel='it is', title=f'Accuracy {accuracy_:.2%}')
     return ax
 
-# %% ../nbs/08_toolkit.ipynb #7001008d
+# %% ../nbs/08_toolkit.ipynb #70010094
 def plot_worst(
     x,          # the images, shape (n, height, width), or (n, height*width) of squares
     preds,      # outputs, shape (n, classes), as from `Runner.get_preds` on a loader that does not shuffle
@@ -718,6 +732,7 @@ def plot_worst(
 ): # which images, worst first, as a tensor of indices
     "Show the images with the largest loss: what it is, what the model says, and how sure it is. ValueError if shapes do not fit."
     if not len(x)==len(preds)==len(targs): raise ValueError(f'plot_worst needs as many images as predictions and targets, found {len(x)}, {len(preds)} and {len(targs)}')
+    check_int('n', n, 1)
     worst = F.cross_entropy(preds, targs, reduction='none').argsort(descending=True)[:n]
     sure,says = preds[worst].softmax(-1).max(-1)
     names = list(range(preds.shape[-1])) if names is None else list(names)
