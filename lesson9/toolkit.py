@@ -279,16 +279,19 @@ class LRFinder(Callback):
         self.lrs,self.losses,self.kept = [],[],None
 
     def begin_fit(self):
-        self.lrs,self.losses,self.kept = [],[],unchanged(self.learn)
+        self.kept = unchanged(self.learn)
         self.kept.__enter__() # what `with` would do; the block ends in after_fit
     def begin_batch(self):
+        if not self.in_train: return
+        if self.n_iter==0: self.lrs,self.losses = [],[]
         for group in self.opt.param_groups: group['lr'] = self.sched(self.n_iter/(self.n-1))
     def after_batch(self):
+        if not self.in_train: return
         if self.run.loss is not None:
             self.lrs.append(self.opt.param_groups[-1]['lr'])
             self.losses.append(self.run.loss.item())
         if self.n_iter>=self.n or self.losses and self.exploded(): raise CancelTrainException()
-    def begin_validate(self): return True
+    def begin_validate(self): return self.n_iter>0 # else somebody only validates
     def after_fit(self):
         if self.kept: self.kept.__exit__(None, None, None)
         self.kept = None
@@ -421,13 +424,14 @@ class EarlyStopping(Best):
     ):
         super().__init__(metric, mode)
         check_int('patience', patience, 1)
-        self.patience = patience
+        self.patience,self.waited = patience,0
 
-    def begin_fit(self):
-        super().begin_fit()
-        self.forget() # each fit has its own chance
-        self.waited = 0
+    def begin_batch(self):
+        if self.in_train and self.n_iter==0: # each fit has its own chance; a validation alone is none
+            self.forget()
+            self.waited = 0
     def after_epoch(self):
+        if self.n_iter==0: return
         self.waited = 0 if self.improved() else self.waited+1
         return self.waited>=self.patience
 
