@@ -544,7 +544,8 @@ class Metrics(Callback):
 
     def after_loss(self):
         self.count += 1
-        for m in self.metrics.values(): m.update(self.run.pred.detach(), self.run.yb)
+        pred = map_tensors(Tensor.detach, self.run.pred)
+        for m in self.metrics.values(): m.update(pred, self.run.yb)
     def begin_validate(self): self._close('train')
     def after_epoch(self):
         self._close('train' if self.in_train else 'valid')
