@@ -281,6 +281,7 @@ class AvgStatsCallback(Callback):
     ):
         self.metrics,self.log,self.history = listify(metrics),log,[] # history: a dict for each epoch
         self.names = ['loss', *(getattr(m, '__name__', type(m).__name__) for m in self.metrics)]
+        if len(set(self.names))<len(self.names): raise ValueError(f'metrics need different names, found {self.names[1:]}: a function\'s __name__ can be set')
 
     def begin_fit(self):
         self.columns = None

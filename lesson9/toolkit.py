@@ -11,7 +11,7 @@ __all__ = ['Suggestions', 'epoch_row', 'ProgressCallback', 'unchanged', 'smooth'
 # %% ../nbs/08_toolkit.ipynb #70010004
 import base64, csv, io, itertools, math, os, random, warnings
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from html import escape
 from pathlib import Path
 from time import perf_counter
@@ -104,21 +104,22 @@ class ProgressCallback(AvgStatsCallback):
         plot=False,   # True: in a notebook, also a plot of the losses that grows as training goes on
     ):
         super().__init__(metrics, log=_silent)
-        self.plot,self.screen,self.bar,self.points = plot,None,None,[] # points: pairs (epochs done, mean training loss since the point before)
+        self.plot,self.screen,self.bar,self.first,self.points = plot,None,None,0,[] # points: pairs (epochs done, mean training loss since the point before)
 
     def begin_fit(self):
         super().begin_fit()
         self.screen = _Notebook() if in_notebook() else _Terminal()
-        self.points,self.first,self.start,self.next_draw = [],len(self.history),perf_counter(),0
+        self.start,self.next_draw = perf_counter(),0
 
     def after_batch(self):
         if self.run.iter==0: self._begin_pass()
         if perf_counter()>=self.next_show: self._refresh()
 
     def after_epoch(self):
+        self._close_bar()
+        if self.n_iter==0: return # nothing was trained: somebody validates
         rows = len(self.history)
         super().after_epoch()
-        self._close_bar()
         if len(self.history)>rows: # else no batch had a loss
             self.history[-1]['seconds'] = perf_counter()-self.start
             row = epoch_row(self.run)
@@ -128,7 +129,7 @@ class ProgressCallback(AvgStatsCallback):
     def after_fit(self):
         self._close_bar() # also after an exception
         if self.screen is None: return # it never began
-        if self.plot and self.points: self._draw()
+        if self.plot and self.points and self.n_iter: self._draw()
         self.screen.close()
         self.screen = None
 
@@ -141,6 +142,7 @@ class _Bar(tqdm): monitor_interval = 0 # without a thread that looks after bars
 def _begin_pass(self:ProgressCallback):
     "Training begins, or validation: the bar starts anew, when it is time to show one."
     self._close_bar()
+    if self.in_train and self.epoch==0: self.points,self.first = [],len(self.history) # a fit begins
     self.pass_start,self.seen = perf_counter(),(0., 0) # sum of losses, and number of samples
     self.next_show = self.pass_start+self.interval
 
@@ -211,12 +213,13 @@ def _keep_model(model):
     "A function that puts weights, buffers, gradients and modes of `model` back to what they are now."
     def tensors(): return [*model.named_parameters(), *model.named_buffers()]
     values,grads = {k: t.detach().clone() for k,t in tensors()},{k: None if t.grad is None else t.grad.clone() for k,t in tensors()}
-    modes = {m: m.training for m in model.modules()}
+    modes,learns = {m: m.training for m in model.modules()},{k: p.requires_grad for k,p in model.named_parameters()}
     def restore():
         with torch.no_grad():
             for k,t in tensors():
                 t.copy_(values[k])
                 t.grad = grads[k]
+        for k,p in model.named_parameters(): p.requires_grad_(learns[k])
         for m,mode in modes.items(): m.training = mode
     return restore
 
@@ -226,6 +229,7 @@ def _keep_opt(opt):
     def copied(d): return {k: v if k=='params' else map_tensors(torch.clone, v) for k,v in d.items()}
     groups,state = [copied(group) for group in opt.param_groups],copied(opt.state)
     def restore():
+        del opt.param_groups[len(groups):] # what was added
         for group,old in zip(opt.param_groups, groups):
             group.clear()
             group.update(old)
@@ -238,11 +242,10 @@ def _keep_opt(opt):
 def unchanged(
     learn, # a `Learner`
 ):
-    "Do anything with `learn` while it lasts, on the device where it is: afterwards its model, its optimiser and all random generators are exactly as they were."
-    restores = [_keep_model(learn.model), _keep_opt(learn.opt), _keep_random(learn.data)]
-    try: yield
-    finally:
-        for restore in restores: restore()
+    "Do anything with `learn` while it lasts, on the device where it is: afterwards its model, its optimiser and all random generators (of the CPU and of CUDA) are exactly as they were."
+    with ExitStack() as stack: # calls all of them at the end, come what may
+        for restore in (_keep_model(learn.model), _keep_opt(learn.opt), _keep_random(learn.data)): stack.callback(restore)
+        yield
 
 # %% ../nbs/08_toolkit.ipynb #7001002c
 def smooth(
@@ -275,6 +278,7 @@ class LRFinder(Callback):
         check_int('n', n, 10)
         if not 0<lr_min<lr_max: raise ValueError(f'learning rates must be above 0 and rise, found lr_min {lr_min} and lr_max {lr_max}')
         smooth([], beta) # refuses what is no share
+        if not explode>1: raise ValueError(f'explode must be above 1, found {explode}')
         self.sched,self.n,self.beta,self.explode = sched_exp(lr_min, lr_max),n,beta,explode
         self.lrs,self.losses,self.kept = [],[],None
 
@@ -295,6 +299,7 @@ class LRFinder(Callback):
     def after_fit(self):
         if self.kept: self.kept.__exit__(None, None, None)
         self.kept = None
+        if 0<len(self.lrs)<self.n and not self.exploded(): warnings.warn(f'the search ended after {len(self.lrs)} of {self.n} batches, at a learning rate of {self.lrs[-1]:.2g}', stacklevel=2)
 
     @property
     def smoothed(self): return smooth(self.losses, self.beta)
@@ -316,12 +321,14 @@ def suggestions(self:LRFinder): # `Suggestions`: two learning rates
 # %% ../nbs/08_toolkit.ipynb #70010032
 @patch
 def plot(self:LRFinder): # the axes
-    "Draw the smoothed loss against the learning rate, with the suggestions."
+    "Draw the smoothed loss against the learning rate, with the suggestions, if there are any."
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(6, 2.8))[1]
     ax.plot(self.lrs, self.losses, color='#bbb', lw=1, label='batch by batch')
     ax.plot(self.lrs, self.smoothed, 'k-', label='smoothed')
-    for (name,lr),style in zip(self.suggestions()._asdict().items(), ('--', ':')): ax.axvline(lr, color='black', ls=style, label=f'{name.replace("_", "/")}: {lr:.2g}')
+    try: suggested = self.suggestions()._asdict()
+    except ValueError: suggested = {} # the plot shows why
+    for (name,lr),style in zip(suggested.items(), ('--', ':')): ax.axvline(lr, color='black', ls=style, label=f'{name.replace("_", "/")}: {lr:.2g}')
     ax.set(xscale='log', ylim=(min(0, *self.losses), 2*abs(self.losses[0])), xlabel='learning rate', ylabel='loss', title='Loss while the learning rate grows')
     ax.legend(fontsize=8)
     return ax
@@ -600,12 +607,15 @@ class TensorBoardLogger(Recorder):
         super().begin_fit()
         try: from torch.utils.tensorboard import SummaryWriter
         except ImportError as e: raise ImportError('TensorBoardLogger needs TensorBoard: pip install lesson9[tensorboard]') from e
-        self.writer = SummaryWriter(self.folder)
+        self.make_writer = SummaryWriter # with the first batch: no file for a fit that trains nothing
 
+    def begin_batch(self):
+        if self.in_train and self.writer is None: self.writer = self.make_writer(self.folder)
     def after_epoch(self):
+        if self.writer is None: return
         self.write_batches()
         for name,value in epoch_row(self.run).items():
-            if isinstance(value, float) and self.n_iter: self.writer.add_scalar(name.replace('_', '/', 1), value, len(self.losses))
+            if isinstance(value, float): self.writer.add_scalar(name.replace('_', '/', 1), value, len(self.losses))
 
     def write_batches(self):
         first = len(self.losses)
