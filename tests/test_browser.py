@@ -1,4 +1,4 @@
-"The built site in headless Chromium, as a reader meets it. Needs playwright (CI installs it) and a Chromium."
+"The built site in headless Chromium, as a reader meets it. Needs playwright, which .venv has, and a Chromium."
 import shutil, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
