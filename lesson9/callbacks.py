@@ -10,6 +10,7 @@ __all__ = ['events', 'run_state', 'DataBunch', 'Learner', 'get_model', 'CancelBa
 # %% ../nbs/04_callbacks.ipynb #c6ed8326
 import warnings
 from functools import partial
+from html import escape
 from operator import attrgetter
 
 import torch, torch.nn.functional as F
@@ -204,6 +205,7 @@ def fit(self:Runner,
     check_int('epochs', epochs, 0)
     self._fit(epochs, learn, learn.data.train_dl, learn.data.valid_dl)
 
+# %% ../nbs/04_callbacks.ipynb #07871f63
 @patch
 def _fit(self:Runner, epochs, learn, train_dl, valid_dl, cbs=()):
     for name,dl in ('train_dl', train_dl), ('valid_dl', valid_dl):
@@ -243,6 +245,11 @@ def map_tensors(
     if isinstance(x, (tuple, list)): return type(x)(map_tensors(f, v) for v in x)
     return x
 
+# %% ../nbs/04_callbacks.ipynb #9d911239
+def _zero_like(v): # float32 at least
+    v = torch.as_tensor(v)
+    return torch.zeros_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
+
 # %% ../nbs/04_callbacks.ipynb #ce0afe22
 class AvgStats:
     "Means of the loss and of `metrics` over a pass, weighted by batch size; summed on the device."
@@ -268,10 +275,6 @@ class AvgStats:
         "Floats: the mean loss, then each metric's; an empty list when nothing was accumulated."
         return [float(s)/self.count for s in self.sums] if self.count else []
 
-def _zero_like(v): # float32 at least: a sum of many bfloat16 would stop growing
-    v = torch.as_tensor(v)
-    return torch.zeros_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
-
 # %% ../nbs/04_callbacks.ipynb #198eb389
 class AvgStatsCallback(Callback):
     "Prints the averages of loss and `metrics` as each epoch ends, and keeps them in `history`."
@@ -292,15 +295,19 @@ class AvgStatsCallback(Callback):
     def after_loss(self):
         run = self.run
         (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
-    def after_epoch(self):
-        row = {'epoch': self.epoch}
-        for part,stats in ('train', self.train_stats), ('valid', self.valid_stats):
-            row |= {f'{part}_{name}': avg for name,avg in zip(self.names, stats.averages)}
-        if len(row)==1: return # no batch had a loss
-        self.history.append(row)
-        if list(row) != self.columns: self.log('  '.join(f'{k:>10}' for k in row))
-        self.columns = list(row)
-        self.log('  '.join(f'{v:>{max(10, len(k))}{"d" if k=="epoch" else ".4f"}}' for k,v in row.items()))
+
+# %% ../nbs/04_callbacks.ipynb #198eb38b
+@patch
+def after_epoch(self:AvgStatsCallback):
+    "Work out the averages: here, once per epoch, the device is waited for."
+    row = {'epoch': self.epoch}
+    for part,stats in ('train', self.train_stats), ('valid', self.valid_stats):
+        row |= {f'{part}_{name}': avg for name,avg in zip(self.names, stats.averages)}
+    if len(row)==1: return # no batch had a loss
+    self.history.append(row)
+    if list(row) != self.columns: self.log('  '.join(f'{k:>10}' for k in row))
+    self.columns = list(row)
+    self.log('  '.join(f'{v:>{max(10, len(k))}{"d" if k=="epoch" else ".4f"}}' for k,v in row.items()))
 
 # %% ../nbs/04_callbacks.ipynb #fa0d952b
 def _valid_dl(learn, dl):
@@ -381,3 +388,37 @@ class DeviceCallback(Callback):
         self.model.to(self.device)
         if hasattr(self.opt, 'load_state_dict'): self.opt.load_state_dict(self.opt.state_dict()) # its state goes where the weights went
     def begin_batch(self): self.run.xb,self.run.yb = to_device((self.xb, self.yb), self.device)
+
+# %% ../nbs/04_callbacks.ipynb #0de5000e
+def _amount(dl):
+    "How much is in a loader; it is not read from."
+    if dl is None: return 'none'
+    ds = getattr(dl, 'ds', getattr(dl, 'dataset', None))
+    return (f'{len(ds):,} samples, ' if hasattr(ds, '__len__') else '') + f'{len(dl):,} batch{"es"*(len(dl)!=1)}'
+
+@patch
+def _rows(self:DataBunch): return [('train', _amount(self.train_dl)), ('valid', _amount(self.valid_dl)), ('outputs', str(self.c))]
+
+@patch
+def _rows(self:Learner):
+    size = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
+    rates = ', '.join(f'{group["lr"]:.4g}' for group in getattr(self.opt, 'param_groups', ()))
+    return [('model', f'{type(self.model).__name__}, {size:,} parameters'), ('optimiser', f'{type(self.opt).__name__}, learning rate {rates}'),
+            ('loss', getattr(self.loss_func, '__name__', type(self.loss_func).__name__)), *(self.data._rows() if isinstance(self.data, DataBunch) else ())]
+
+@patch
+def _rows(self:Runner):
+    names = {id(cb): name for name,cb in vars(self).items() if isinstance(cb, Callback)}
+    return [('callback', 'order', 'is called at'), *((names[id(cb)], str(cb.order), ', '.join(e for e in events if e in dir(cb))) for cb in self.cbs)]
+
+# %% ../nbs/04_callbacks.ipynb #0de50010
+@patch
+def __repr__(self:(DataBunch,Learner,Runner)):
+    rows = self._rows()
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join([type(self).__name__, *('  ' + '  '.join(cell.ljust(width) for cell,width in zip(row, widths)).rstrip() for row in rows)])
+
+@patch
+def _repr_html_(self:(DataBunch,Learner,Runner)):
+    lines = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in self._rows())
+    return f'<table class="table object"><caption>{type(self).__name__}</caption><tbody>{lines}</tbody></table>'
