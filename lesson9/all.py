@@ -16,6 +16,7 @@ from .gpu import *
 from .hooks import *
 from .toolkit import *
 from .speed import *
+from .show_loop import *
 
 # %% ../nbs/index.ipynb #0957666d
 __all__ = [name for name in dir() if not name.startswith('_')] # all that the modules above export, and no more

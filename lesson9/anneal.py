@@ -107,8 +107,9 @@ class Schedule:
         if not all(isinstance(v, (int, float)) for v in values): return f'<code>{escape(self.text)}</code>' # a pair, say, cannot be drawn
         low,high = min(values),max(values)
         points = ' '.join(f'{4*i+6},{66-60*(v-low)/(high-low or 1):.1f}' for i,v in enumerate(values))
-        return (f'<figure class="schedule"><svg width="212" height="72" role="img" aria-label="From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}">'
-                f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/></svg><figcaption><code>{escape(self.text)}</code></figcaption></figure>')
+        scale = ''.join(f'<text x="212" y="{y}" font-size="11" fill="currentColor">{v:.3g}</text>' for v,y in {low: 70, high: 13}.items())
+        return (f'<figure class="schedule"><svg width="262" height="76" role="img" aria-label="From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}">'
+                f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>{scale}</svg><figcaption><code>{escape(self.text)}</code></figcaption></figure>')
 
 # %% ../nbs/05_anneal.ipynb #b32a012f
 def annealer(

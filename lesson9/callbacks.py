@@ -412,13 +412,14 @@ def _rows(self:Runner):
     return [('callback', 'order', 'is called at'), *((names[id(cb)], str(cb.order), ', '.join(e for e in events if e in dir(cb))) for cb in self.cbs)]
 
 # %% ../nbs/04_callbacks.ipynb #0de50010
-@patch
-def __repr__(self:(DataBunch,Learner,Runner)):
+def _text(self):
     rows = self._rows()
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join([type(self).__name__, *('  ' + '  '.join(cell.ljust(width) for cell,width in zip(row, widths)).rstrip() for row in rows)])
 
-@patch
-def _repr_html_(self:(DataBunch,Learner,Runner)):
+def _html(self):
     lines = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in self._rows())
-    return f'<table class="table object"><caption>{type(self).__name__}</caption><tbody>{lines}</tbody></table>'
+    return f"<table class='table object'><caption>{type(self).__name__}</caption><tbody>{lines}</tbody></table>"
+
+for cls in (DataBunch, Learner, Runner): cls.__repr__,cls._repr_html_ = _text,_html
+del cls

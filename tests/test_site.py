@@ -9,7 +9,7 @@ DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))
 from site_links import broken_links  # noqa: E402
 
-ORDER = 'index data why_sqrt5 initializing minibatch_training callbacks anneal gpu hooks toolkit mnist speed'.split()
+ORDER = 'index data why_sqrt5 initializing minibatch_training callbacks anneal gpu hooks toolkit mnist speed show_loop journey glossary'.split()
 
 @pytest.fixture(scope='session')
 def pages():
