@@ -49,6 +49,7 @@ def finish_for_all(text):
     def button(match): return '<div role="button" tabindex="0" ' + re.sub(r' aria-label="[^"]*"|</?a\b[^>]*>', '', match[1])
     text = re.sub(r'<div (class="callout-header[^>]*data-bs-toggle.*?)(?=<div id="?callout)', button, text, flags=re.S)
     text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text) # nbs/styles.css tells it from an answer
+    text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">')
     return re.sub(r'<th(?: [^>]*)?></th>', '<td></td>', text)
 
 def drop_web_fonts(text):
@@ -63,7 +64,7 @@ def build():
     shutil.rmtree(PROC, ignore_errors=True) # so that no page of a removed notebook stays
     proc_nbs(n_workers=2)
     names = page_names()
-    card(PROC/'card.png', cfg.title, cfg.description.replace(': ', ':\n', 1))
+    card(PROC/'card.png', cfg.title, cfg.description)
     copies = markdown_copies(PROC, names, home, cfg.title, cfg.description)
 
     quarto = shutil.which('quarto')

@@ -1,5 +1,5 @@
 """The site's pictures: figures in fewer bytes, and the card that stands beside a link to the site elsewhere."""
-import io
+import io, textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -50,6 +50,6 @@ def card(
     rate = np.where(at<.3, (1-np.cos(np.pi*at/.3))/2, (1+np.cos(np.pi*(at-.3)/.7))/2)
     ax.plot(1+10*at, .7+1.5*rate, color=cream, lw=7, solid_capstyle='round')
     ax.plot(4, 2.2, 'o', color=amber, ms=26, mec=navy, mew=6)
-    ax.text(.95, 4.75, title, color=cream, size=74, weight='bold', va='center')
-    ax.text(1, 3.5, subtitle, color=cream, size=24, va='center')
+    ax.text(.95, 4.95, title, color=cream, size=74, weight='bold', va='center')
+    ax.text(1, 3.4, textwrap.fill(subtitle, 56), color=cream, size=23, va='center', linespacing=1.5)
     figure.savefig(path)
