@@ -59,7 +59,7 @@ def unfold(tab):
 def sideways(tab, width):
     "How much wider than a window of this width the page is; leaves the window so."
     tab.set_viewport_size(dict(width=width, height=900))
-    return tab.evaluate('document.documentElement.scrollWidth') - width
+    return max(0, tab.evaluate('document.documentElement.scrollWidth') - width)
 
 def violations(tab, axe):
     "What axe finds serious or critical. One token of each colour of code is enough: a long page has thousands."
