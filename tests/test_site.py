@@ -1,7 +1,8 @@
 "The built site, read as files. `make test` has built `_docs/`; without it, build it with `make site`."
-import html, json, os, re, shutil, subprocess, sys
+import html, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +64,7 @@ def test_entries_link_to_their_source(pages):
 
 def test_every_picture_has_a_description(pages):
     for name,page in pages.items():
-        for img in re.findall(r'<img\b[^>]*>', page): assert re.search(r'\balt="[^"]{10,}"', img), (name, img[:60], img[-80:])
+        for img in re.findall(r'<img\b[^>]*>', page[page.index('<main'):]): assert re.search(r'\balt="[^"]{10,}"', img), (name, img[:60], img[-80:])
 
 def test_search_knows_symbols_and_prose():
     if (DOCS/'search.json').exists():
@@ -83,6 +84,82 @@ def test_pictures_have_the_size_their_notebook_shows_them_at(pages):
         widths = [output['metadata']['image/png']['width'] for output in outputs if 'image/png' in output.get('metadata', {})]
         page = pages[re.sub(r'^\d+[a-z]?_', '', path.stem)]
         for img in re.findall(r'<img\b[^>]*img-fluid[^>]*>', page): assert int(re.search(r'\bwidth="(\d+)"', img)[1]) in widths, path.name
+
+def test_a_page_and_its_pictures_are_small(pages):
+    "So that a page is soon there on a slow line; style sheets and scripts come once for all pages."
+    for name,page in pages.items():
+        assert ';base64,' not in page, name
+        files = set(re.findall(r'<img\b[^>]*\bsrc="([^"]+)"', page))
+        assert len(page.encode()) + sum((DOCS/file).stat().st_size for file in files) < 1_500_000, name
+
+def test_pictures_look_as_they_did():
+    "Fewer colours only where that cannot be seen; where it could, as in a smooth run of all colours, none is taken away."
+    from PIL import Image
+    from pictures import shrink
+    def png(array):
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, 'PNG')
+        return file.getvalue()
+    def pixels(data): return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    grey = np.broadcast_to(np.arange(256, dtype=np.uint8)[:,None,None], (256,256,3))
+    every = np.stack([*np.mgrid[:256,:256], np.full((256,256), 128)], -1).astype(np.uint8)
+    clear = np.zeros((64,64,4), np.uint8)
+    assert (pixels(shrink(png(grey)))==grey).all() and (pixels(shrink(png(every)))==every).all() and (pixels(shrink(png(clear)))==255).all()
+    noise = np.random.randint(0, 256, (64,64,3), dtype=np.uint8)
+    for picture in (grey, every, noise): assert len(shrink(png(picture))) <= len(png(picture))
+
+def subtitle(name):
+    "What the notebook of a page has as `> subtitle`."
+    path, = (path for path in (ROOT/'nbs').glob('*.ipynb') if re.sub(r'^\d+[a-z]?_', '', path.stem)==name)
+    return re.search(r'^> (.*)$', ''.join(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source']), re.M)[1]
+
+def test_pages_say_what_they_are_about(pages):
+    "In the window's title, to search engines, and on a social card."
+    for name,page in pages.items():
+        head = html.unescape(page[:page.index('</head>')])
+        title = re.search(r'<h1 class="title">(.*?)</h1>', page)[1]
+        has = lambda key,value: re.search(rf'<meta (?:name|property)="{key}" content="{value}', head)
+        assert html.unescape(title) in re.search('<title>(.*?)</title>', head, re.S)[1], name
+        for key in ('description', 'og:description', 'twitter:description'): assert has(key, re.escape(subtitle(name))), (name, key)
+        for key,value in {'og:title': re.escape(html.unescape(title)), 'og:type': 'website"' if name=='index' else 'article"', 'og:image': 'https://.*/card.png"', 'twitter:card': 'summary_large_image"'}.items():
+            assert has(key, value), (name, key)
+        assert f'<link rel="alternate" type="text/markdown" href="{name}.html.md">' in head, name
+    assert (DOCS/'card.png').exists()
+
+@pytest.fixture(scope='session')
+def copies(): return {p.name.removesuffix('.html.md'): p.read_text(encoding='utf-8') for p in DOCS.glob('*.html.md')}
+
+def test_every_page_has_a_copy_in_markdown(pages, copies):
+    assert sorted(copies) == sorted(pages)
+    for name,copy in copies.items():
+        assert ';base64,' not in copy and '<img' not in copy and ':::' not in copy and '#|' not in re.sub('`[^`\n]*`', '', copy), name
+        assert copy.startswith('# ') and f'\n> {subtitle(name)}\n' in copy, name
+        for heading in re.findall(r'<h2[^>]*data-anchor-id[^>]*>(.*?)</h2>', pages[name]): assert re.search(rf'^## {re.escape(text_of(heading))}$', plain(copy), re.M), (name, heading)
+        for alt in re.findall(r'<img\b[^>]*\balt="([^"]{10,})"', pages[name]): assert html.unescape(alt) in copy, (name, alt)
+    assert 'class Runner' in copies['callbacks'] and 'class="cell' not in copies['callbacks']
+
+def plain(copy): return re.sub(r'\[(.*?)\]\(.*?\)', r'\1', copy.replace('`', '').replace("'", '’'))
+
+def test_links_of_the_copies_resolve(pages, copies):
+    "They lead to copies, never back to pages, and to anchors that the page has."
+    linked = 0
+    for name,copy in copies.items():
+        prose = re.sub(r'^(`{3,}).*?^\1$', '', copy, flags=re.M|re.S)
+        for target in re.findall(r'\]\(([^)\s]+)\)|^\[[^]]+\]: (\S+)', prose, re.M):
+            target = target[0] or target[1]
+            assert '.github.io/' not in target, (name, target)
+            if target.startswith(('https:', 'http:')): continue
+            file,_,anchor = target.partition('#')
+            assert not file or file.endswith('.html.md') and (DOCS/file).exists(), (name, target)
+            assert not anchor or f'id="{anchor}"' in pages[file.removesuffix('.html.md') or name], (name, target)
+            linked += 1
+    assert linked > 50
+
+def test_llms_txt_lists_every_page_in_reading_order():
+    text = (DOCS/'llms.txt').read_text(encoding='utf-8')
+    assert re.match(r'# lesson9\n\n> \S[^\n]*\n\n## ', text)
+    entries = re.findall(r'^- \[[^]]+\]\((\w+)\.html\.md\): (.+)$', text, re.M)
+    assert entries == [(name, subtitle(name)) for name in ORDER]
 
 def test_readme_is_what_the_notebook_makes(): subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
 

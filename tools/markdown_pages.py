@@ -1,0 +1,86 @@
+"""The site for those who read Markdown rather than pages, language models among them (llmstxt.org): llms.txt, and beside each page
+`page.html` its copy `page.html.md`. Both are made from the notebooks as nbdev has processed them for the site."""
+import json, re
+
+import yaml
+
+def front_matter(notebook):
+    "What nbdev wrote at the top of a processed notebook: title, description and the name of its page."
+    return yaml.safe_load(''.join(notebook['cells'][0]['source']).strip().strip('-'))
+
+def fenced(text, language=''):
+    "A block of code or printed text; its fence is longer than any in it."
+    fence = '`'*max([3, *(len(ticks)+1 for ticks in re.findall('`{3,}', text))])
+    return f'{fence}{language}\n{text.strip(chr(10))}\n{fence}'
+
+class Copier:
+    "Turns processed notebooks into Markdown whose links lead from copy to copy."
+    def __init__(self,
+        names, # {file name of a notebook: name of its page, without suffix}
+        home,  # address of the site, by which nbdev links symbols
+    ): self.names,self.home = names,re.escape(home)
+
+    def links(self, text):
+        "Links to notebooks and to the site's pages lead to the copies instead; code loses those that nbdev put into its comments."
+        parts = re.split(r'(^```.*?^```)', text, flags=re.M|re.S)
+        for i,part in enumerate(parts):
+            if i%2: parts[i] = re.sub(r'\[(`[^`]+`)\]\([^)\s]*\)', r'\1', part)
+            else:
+                part = re.sub(r'(?<=[\])])\{[^}\n]*\}', '', part) # attributes of a link
+                part = re.sub(rf'{self.home}([\w.-]+\.html)', r'\1.md', part)
+                parts[i] = re.sub(r'(\]\(|^\[[^]]+\]: )([\w.-]+\.ipynb)', lambda m: f'{m[1]}{self.names[m[2]]}.html.md' if m[2] in self.names else m[0], part, flags=re.M)
+        return ''.join(parts)
+
+    def prose(self, text):
+        "Quarto's own Markdown made plain: a callout is a bold line and the text under it."
+        text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
+        text = re.sub(r'^:{3,} *\{[^}\n]*callout[^}\n]*\}\n+(?:#+ (.*))?', lambda m: f'**{m[1]}**' if m[1] else '', text, flags=re.M)
+        text = re.sub(r'^:{3,}.*\n?', '', text, flags=re.M)
+        return self.links(text)
+
+    def output(self, output, alt):
+        "What a cell printed or showed, as text; a picture as its description."
+        if output['output_type']=='stream': return fenced(''.join(output['text']))
+        data = {kind: ''.join(part) if isinstance(part, list) else part for kind,part in output.get('data', {}).items()}
+        if 'text/markdown' in data: return self.prose(data['text/markdown'])
+        if any(kind.startswith('image/') for kind in data): return f'*Picture: {alt or "without a description"}*'
+        return fenced(data['text/plain']) if 'text/plain' in data else ''
+
+    def code(self, cell):
+        "A code cell: the heading of its fold, its source, its outputs, each only where the page has it."
+        lines = ''.join(cell['source']).split('\n')
+        options = [line[2:].strip() for line in lines if line.startswith('#|')]
+        options = {key: value.strip().strip('"\'') for key,_,value in (option.partition(':') for option in options)}
+        source = '\n'.join(line for line in lines if not line.startswith('#|'))
+        if options.get('include')=='false': return []
+        shown = [] if options.get('echo')=='false' or not source.strip() else [fenced(source, 'python')]
+        if shown and (summary := options.get('code-summary')): shown.insert(0, f'*{summary}:*')
+        outputs = [] if options.get('output')=='false' else cell.get('outputs', [])
+        return shown + [self.output(output, options.get('fig-alt')) for output in outputs]
+
+    def page(self, notebook):
+        "The Markdown copy of a page."
+        front = front_matter(notebook)
+        parts = [f"# {front['title']}", f"> {front['description']}"]
+        for cell in notebook['cells'][1:]: parts += self.code(cell) if cell['cell_type']=='code' else [self.prose(''.join(cell['source']))]
+        return '\n\n'.join(part.strip('\n') for part in parts if part.strip()) + '\n'
+
+def reading_order(config):
+    "The notebooks in the order of the sidebar, which is the order to read them in."
+    return [entry['href'] for entry in yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']]
+
+def markdown_copies(
+    proc, # folder of the processed notebooks and their _quarto.yml
+    names, home, # as in Copier
+    title, description, # of the site
+): # {file name: text}
+    "The copy of each page, and llms.txt, which lists them."
+    copier,order = Copier(names, home),reading_order(proc/'_quarto.yml')
+    copies,entries = {},[]
+    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
+        notebook = json.loads((proc/name).read_text(encoding='utf-8'))
+        front = front_matter(notebook)
+        copies[f'{names[name]}.html.md'] = copier.page(notebook)
+        entries.append(f"- [{front['title']}]({names[name]}.html.md): {front['description']}")
+    llms = [f'# {title}', f'> {description}', '## Overview', entries[0], '## Lessons, in reading order', '\n'.join(entries[1:])]
+    return copies | {'llms.txt': '\n\n'.join(llms) + '\n'}
