@@ -181,7 +181,7 @@ class LoopDrawing:
         lines = [*_heads(self.steps, height+14), *_loop_row(self.steps, 160)]
         for i,name in enumerate(self.names, 1): lines += _callback_row(self.steps, name, 160+_row*i)
         total = f'{len(self.steps)} events and {sum(len(step.calls) for step in self.steps)} calls'
-        return (f'<div class="loop-drawing" style="overflow-x:auto" tabindex="0" role="group" aria-label="Drawing of a fit"><svg width="{_left+_column*len(self.steps)+40}" height="{height+18}" role="img" aria-label="{total}, by callback and event" '
+        return (f'<div class="loop-drawing" style="overflow-x:auto" tabindex="0" role="group" aria-label="Drawing of a fit"><svg width="{_left+_column*len(self.steps)+40}" height="{height+18}" style="max-width:none" role="img" aria-label="{total}, by callback and event" '
                 f'fill="currentColor" font-family="sans-serif">{"".join(lines)}</svg></div>')
 
 # %% ../nbs/11_show_loop.ipynb #11d00021

@@ -60,6 +60,14 @@ class _Terminal:
     def close(self): pass
 
 # %% ../nbs/08_toolkit.ipynb #7001000f
+def _table(rows):
+    "Rows, some of which may lack a column, as HTML."
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    def tr(tag, cells): return '<tr>' + ''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells) + '</tr>'
+    body = ''.join(tr('td', [_cell(k, row.get(k, '')) for k in columns]) for row in rows)
+    return f"<table class='table fit-rows'><thead>{tr('th', columns)}</thead><tbody>{body}</tbody></table>" if rows else ''
+
+# %% ../nbs/08_toolkit.ipynb #7001f004
 class _Notebook:
     "Table, plot and bar as one output, which is changed in place."
     def __init__(self):
@@ -69,31 +77,23 @@ class _Notebook:
     def write(self, text): # by tqdm: the bar, and blanks to wipe it out
         if text.strip(): self.show(text.strip())
     def flush(self): pass
-    def close(self):
-        if self.text: self.show() # without the bar of an epoch that was not finished
-
     def row(self, row):
         self.rows.append(row)
         self.show()
+    def close(self):
+        if self.text: self.show() # without the bar of an epoch that was not finished
 
     def draw(self, axes):
         png = io.BytesIO()
         axes.figure.savefig(png, dpi=144)
         self.picture = f'<img width="600" alt="Losses against epochs" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
         self.show(self.text)
-
     def show(self, text=''):
         from IPython.display import display
         self.text = text
-        content = {'text/html': self.html(), 'text/plain': '\n'.join([*(_line(row, head=True) for row in self.rows[:1]), *map(_line, self.rows)])}
+        content = {'text/html': _table(self.rows) + self.picture + f'<pre>{text}</pre>'*bool(text), 'text/plain': '\n'.join([*(_line(row, head=True) for row in self.rows[:1]), *map(_line, self.rows)])}
         if self.handle: self.handle.update(content, raw=True)
         else: self.handle = display(content, raw=True, display_id=True)
-
-    def html(self):
-        columns = list(dict.fromkeys(k for row in self.rows for k in row))
-        head,body = ''.join(f'<th>{escape(k)}</th>' for k in columns),[''.join(f'<td>{escape(_cell(k, row.get(k, "")))}</td>' for k in columns) for row in self.rows]
-        table = f"<table class='table fit-rows'><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table>" if columns else ''
-        return table + self.picture + (f'<pre>{self.text}</pre>' if self.text else '')
 
 # %% ../nbs/08_toolkit.ipynb #70010011
 class ProgressCallback(AvgStatsCallback):
@@ -115,27 +115,30 @@ class ProgressCallback(AvgStatsCallback):
         if self.run.iter==0: self._begin_pass()
         if perf_counter()>=self.next_show: self._refresh()
 
-    def after_epoch(self):
-        self._close_bar()
-        if self.n_iter==0: return # nothing was trained: somebody validates
-        rows = len(self.history)
-        super().after_epoch()
-        if len(self.history)>rows: # else no batch had a loss
-            self.history[-1]['seconds'] = perf_counter()-self.start
-            row = epoch_row(self.run)
-            self.screen.row({k: row[k] for k in row if k!='seconds'} | {'seconds': row['seconds']}) # which come last
-        self.start = perf_counter()
-
-    def after_fit(self):
-        self._close_bar() # also after an exception
-        if self.screen is None: return # it never began
-        if self.plot and self.points and self.n_iter: self._draw()
-        self.screen.close()
-        self.screen = None
-
 def _silent(line): pass
 
 class _Bar(tqdm): monitor_interval = 0 # without a thread that looks after bars
+
+# %% ../nbs/08_toolkit.ipynb #7001f006
+@patch
+def after_epoch(self:ProgressCallback):
+    self._close_bar()
+    if self.n_iter==0: return # nothing was trained: somebody validates
+    rows = len(self.history)
+    super(ProgressCallback, self).after_epoch()
+    if len(self.history)>rows: # else no batch had a loss
+        self.history[-1]['seconds'] = perf_counter()-self.start
+        row = epoch_row(self.run)
+        self.screen.row({k: row[k] for k in row if k!='seconds'} | {'seconds': row['seconds']}) # which come last
+    self.start = perf_counter()
+
+@patch
+def after_fit(self:ProgressCallback):
+    self._close_bar() # also after an exception
+    if self.screen is None: return # it never began
+    if self.plot and self.points and self.n_iter: self._draw()
+    self.screen.close()
+    self.screen = None
 
 # %% ../nbs/08_toolkit.ipynb #70010012
 @patch
@@ -285,27 +288,37 @@ class LRFinder(Callback):
     def begin_fit(self):
         self.kept = unchanged(self.learn)
         self.kept.__enter__() # what `with` would do; the block ends in after_fit
-    def begin_batch(self):
-        if not self.in_train: return
-        if self.n_iter==0: self.lrs,self.losses = [],[]
-        for group in self.opt.param_groups: group['lr'] = self.sched(self.n_iter/(self.n-1))
-    def after_batch(self):
-        if not self.in_train: return
-        if self.run.loss is not None:
-            self.lrs.append(self.opt.param_groups[-1]['lr'])
-            self.losses.append(self.run.loss.item())
-        if self.n_iter>=self.n or self.losses and self.exploded(): raise CancelTrainException()
-    def begin_validate(self): return self.n_iter>0 # else somebody only validates
     def after_fit(self):
         if self.kept: self.kept.__exit__(None, None, None)
         self.kept = None
         if 0<len(self.lrs)<self.n and not self.exploded(): warnings.warn(f'the search ended after {len(self.lrs)} of {self.n} batches, at a learning rate of {self.lrs[-1]:.2g}', stacklevel=2)
 
-    @property
-    def smoothed(self): return smooth(self.losses, self.beta)
-    def exploded(self):
-        low = min(self.smoothed)
-        return not self.smoothed[-1]<=low+(self.explode-1)*abs(low) # also where it is not a number
+# %% ../nbs/08_toolkit.ipynb #7001f010
+@patch(as_prop=True)
+def smoothed(self:LRFinder): return smooth(self.losses, self.beta)
+
+@patch
+def exploded(self:LRFinder):
+    low = min(self.smoothed)
+    return not self.smoothed[-1]<=low+(self.explode-1)*abs(low) # also where it is not a number
+
+# %% ../nbs/08_toolkit.ipynb #7001f012
+@patch
+def begin_batch(self:LRFinder):
+    if not self.in_train: return
+    if self.n_iter==0: self.lrs,self.losses = [],[]
+    for group in self.opt.param_groups: group['lr'] = self.sched(self.n_iter/(self.n-1))
+
+@patch
+def after_batch(self:LRFinder):
+    if not self.in_train: return
+    if self.run.loss is not None:
+        self.lrs.append(self.opt.param_groups[-1]['lr'])
+        self.losses.append(self.run.loss.item())
+    if self.n_iter>=self.n or self.losses and self.exploded(): raise CancelTrainException()
+
+@patch
+def begin_validate(self:LRFinder): return self.n_iter>0 # True leaves it out; else somebody only validates
 
 # %% ../nbs/08_toolkit.ipynb #70010031
 @patch
@@ -363,17 +376,19 @@ class GradientAccumulation(Callback):
             if size!=self.sizes[0]: return grad*(size/self.sizes[0])
         self.loss.register_hook(weigh)
 
-    def after_backward(self):
-        if len(self.sizes)<self.n and self.iter<self.iters-1: return True
-        total = sum(self.sizes)/self.sizes[0]
-        for p in _params(self.opt):
-            if p.grad is not None: p.grad /= total
-        self.sizes = []
-
     def after_epoch(self):
         if self.sizes: self.opt.zero_grad() # of a group that was not finished, since its end was skipped or cancelled
         self.sizes = []
     after_fit = after_epoch
+
+# %% ../nbs/08_toolkit.ipynb #7001f01a
+@patch
+def after_backward(self:GradientAccumulation):
+    if len(self.sizes)<self.n and self.iter<self.iters-1: return True
+    total = sum(self.sizes)/self.sizes[0]
+    for p in _params(self.opt):
+        if p.grad is not None: p.grad /= total
+    self.sizes = []
 
 def _params(opt): return [p for group in opt.param_groups for p in group['params']]
 
@@ -549,17 +564,6 @@ class Metrics(Callback):
         self.count = 0
         for m in self.metrics.values(): m.reset()
 
-    def after_loss(self):
-        self.count += 1
-        pred = map_tensors(Tensor.detach, self.run.pred)
-        for m in self.metrics.values(): m.update(pred, self.run.yb)
-    def begin_validate(self): self._close('train')
-    def after_epoch(self):
-        self._close('train' if self.in_train else 'valid')
-        if self.row: self.history.append({'epoch': self.epoch} | self.row)
-        self.row = {}
-    def after_fit(self): self.start() # some keep the predictions of all batches
-
 # %% ../nbs/08_toolkit.ipynb #7001006a
 @patch
 def _close(self:Metrics, part):
@@ -569,6 +573,25 @@ def _close(self:Metrics, part):
             value = m.compute()
             for key,v in (value if isinstance(value, dict) else {name: value}).items(): self.row[f'{part}_{key}'] = map_tensors(Tensor.tolist, v) # floats, or lists of them
     self.start()
+
+# %% ../nbs/08_toolkit.ipynb #7001f01f
+@patch
+def after_loss(self:Metrics):
+    self.count += 1
+    pred = map_tensors(Tensor.detach, self.run.pred)
+    for m in self.metrics.values(): m.update(pred, self.run.yb)
+
+@patch
+def begin_validate(self:Metrics): self._close('train')
+
+@patch
+def after_epoch(self:Metrics):
+    self._close('train' if self.in_train else 'valid')
+    if self.row: self.history.append({'epoch': self.epoch} | self.row)
+    self.row = {}
+
+@patch
+def after_fit(self:Metrics): self.start() # some keep the predictions of all batches
 
 # %% ../nbs/08_toolkit.ipynb #70010070
 class CSVLogger(Callback):
@@ -611,24 +634,28 @@ class TensorBoardLogger(Recorder):
 
     def begin_batch(self):
         if self.in_train and self.writer is None: self.writer = self.make_writer(self.folder)
-    def after_epoch(self):
-        if self.writer is None: return
-        self.write_batches()
-        for name,value in epoch_row(self.run).items():
-            if isinstance(value, float): self.writer.add_scalar(name.replace('_', '/', 1), value, len(self.losses))
-
-    def write_batches(self):
-        first = len(self.losses)
-        super().after_epoch() # fetches the losses
-        for i,(loss,lr) in enumerate(zip(self.losses[first:], self.lrs[first:]), first):
-            self.writer.add_scalar('batch/loss', loss, i)
-            self.writer.add_scalar('batch/lr', lr, i)
-
     def after_fit(self):
         if self.writer is None: return
         self.write_batches() # of an epoch that was not finished
         self.writer.close()
         self.writer = None
+
+# %% ../nbs/08_toolkit.ipynb #7001f021
+@patch
+def after_epoch(self:TensorBoardLogger):
+    if self.writer is None: return
+    self.write_batches()
+    for name,value in epoch_row(self.run).items():
+        if isinstance(value, float): self.writer.add_scalar(name.replace('_', '/', 1), value, len(self.losses))
+
+@patch
+def write_batches(self:TensorBoardLogger):
+    "Write what has been recorded since the last time."
+    first = len(self.losses)
+    super(TensorBoardLogger, self).after_epoch() # fetches the losses
+    for i,(loss,lr) in enumerate(zip(self.losses[first:], self.lrs[first:]), first):
+        self.writer.add_scalar('batch/loss', loss, i)
+        self.writer.add_scalar('batch/lr', lr, i)
 
 # %% ../nbs/08_toolkit.ipynb #70010078
 class Seed(Callback):
