@@ -100,6 +100,7 @@ def noted(self:LoopTrace,
         return stop
     return call_and_note
 
+# %% ../nbs/11_show_loop.ipynb #11d0f002
 @patch
 def note(self:LoopTrace,
     kind, # 'reads' or 'writes'
@@ -131,7 +132,7 @@ def _text(steps):
     return '\n'.join(lines)
 
 # %% ../nbs/11_show_loop.ipynb #11d0001d
-_left,_column,_row = 118,50,58 # in pixels: for the names; for an event; for a callback
+_left,_column,_row = 140,50,58 # in pixels: for the names; for an event; for a callback
 
 def _box(i, y, seconds, title, stopped=False):
     "An SVG box for a call in column `i`, standing on the line at `y`, and its time."
@@ -154,6 +155,7 @@ def _heads(steps, height):
         shown = _part(step)
     return parts
 
+# %% ../nbs/11_show_loop.ipynb #11d0f004
 def _loop_row(steps, y):
     "What the loop itself does before each event."
     works = [(i, step, _work[step.event]) for i,step in enumerate(steps) if step.event in _work and (step.in_train or step.event!='after_batch')]
