@@ -1,7 +1,7 @@
 """JupyterLab in headless Chromium, as whoever edits the notebooks meets it: a lesson is run and saved, and what cells show is looked at.
 
 One JupyterLab, started as `make lab` starts it, on a copy of the notebooks with a git repository and a home directory of its own:
-neither the checkout nor the real home is touched. Needs playwright and jupyterlab, which .venv has, and a Chromium."""
+neither the checkout nor the real home is touched, but for matplotlib's list of fonts. Needs playwright and jupyterlab, which .venv has, and a Chromium."""
 import json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ pytest.importorskip('jupyterlab', reason='jupyterlab is not installed: JupyterLa
 if not CHROMIUM: pytest.skip('no Chromium on the PATH: JupyterLab was not tested', allow_module_level=True)
 
 LESSON = '02b_initializing.ipynb' # the quickest with random numbers, and pictures of them
-MINUTE = 60_000                   # Playwright counts milliseconds
+PATIENCE = 180                    # seconds that anything but the lesson may take: the machine may be busy
 
 SCRATCH = dict(setup='''
 import time, torch, torch.nn.functional as F
@@ -33,13 +33,12 @@ run = Runner([ProgressCallback(accuracy, plot=True), Slow()])'''.strip(),
 
 CELLS = list(SCRATCH)
 
-# What a notebook holds now: of each code cell its prompt and the types of its outputs.
+# What the notebook in front holds now. A cell is as it is saved, its `execution_count` and `outputs` included.
 STATE = '''() => {
     const panel = window.jupyterapp?.shell.currentWidget, kernel = panel?.sessionContext?.session?.kernel;
     if (!panel?.content?.model) return null;
-    const cells = [...panel.content.model.cells].filter(c => c.type=='code' && c.sharedModel.getSource().trim());
-    return {ready: panel.sessionContext.isReady && kernel?.status=='idle', kernel: kernel?.id, saved: !panel.context.model.dirty,
-            counts: cells.map(c => c.executionCount), outputs: cells.map(c => c.outputs.toJSON())};
+    const cells = [...panel.content.model.cells].map(c => c.toJSON()).filter(c => c.cell_type=='code');
+    return {ready: panel.sessionContext.isReady && kernel?.status=='idle', saved: !panel.context.model.dirty, cells: cells};
 }'''
 
 @pytest.fixture(scope='module')
@@ -80,14 +79,14 @@ def address(copy):
                '--LabApp.extension_manager=readonly', '--expose-app-in-browser']
     with open(copy.log, 'w') as log: server = subprocess.Popen(command, cwd=copy.path, env=copy.env, stdout=log, stderr=log, start_new_session=True)
     try:
-        end = time.monotonic()+60
+        end = time.monotonic()+PATIENCE
         while not answers(f'{url}/api/status'):
             assert server.poll() is None and time.monotonic()<end, f'JupyterLab does not start:\n{copy.log.read_text()}'
             time.sleep(0.1)
         yield url
     finally:
         server.terminate() # which ends its kernels, too
-        try: server.wait(timeout=20)
+        try: server.wait(timeout=60)
         except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
 
 def answers(url):
@@ -97,32 +96,32 @@ def answers(url):
 @pytest.fixture(scope='module')
 def browser():
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'], timeout=PATIENCE*1000)
         yield browser
         browser.close()
 
 def opened(browser, address, name):
     "A tab with notebook `name`, its kernel ready; `tab.strangers` has requests to other hosts."
     tab = browser.new_page(viewport=dict(width=1280, height=900))
+    tab.set_default_timeout(PATIENCE*1000)
     tab.strangers = []
     tab.on('request', lambda r: r.url.startswith((address, address.replace('http', 'ws', 1), 'data:', 'blob:')) or tab.strangers.append(r.url))
     tab.goto(f'{address}/lab/tree/{name}?reset')
     wait_for(tab, 'now.ready')
     return tab
 
-def wait_for(tab, condition, timeout=MINUTE):
-    "Wait until the JavaScript `condition` on the state `now` is true; returns the state."
-    tab.wait_for_function(f'() => {{ const now = ({STATE})(); return now && ({condition}) }}', timeout=timeout)
-    return tab.evaluate(STATE)
+def wait_for(tab, condition, seconds=PATIENCE):
+    "Wait until the JavaScript `condition` on the state `now` is true; returns the notebook's code cells."
+    tab.wait_for_function(f'() => {{ const now = ({STATE})(); return now && ({condition}) }}', timeout=seconds*1000)
+    return tab.evaluate(STATE)['cells']
 
-
-def run_cell(tab, index, timeout=MINUTE):
-    "Run code cell `index` with Shift+Enter; returns the state when it has run."
+def run_cell(tab, index):
+    "Run code cell `index` with Shift+Enter; returns the outputs that it then has."
     tab.locator('.jp-CodeCell').nth(index).locator('.cm-content').click()
     tab.keyboard.press('Shift+Enter')
-    return wait_for(tab, f'now.ready && now.counts[{index}]', timeout)
+    return wait_for(tab, f'now.ready && now.cells[{index}].execution_count')[index]['outputs']
 
-def failures(state): return [o['traceback'][-1] for outputs in state['outputs'] for o in outputs if o['output_type']=='error']
+def complaints(outputs): return [o.get('text') or o['traceback'][-1] for o in outputs if o['output_type']=='error' or o.get('name')=='stderr']
 
 # A lesson is run and saved
 
@@ -139,24 +138,28 @@ def after_run(lesson):
     lesson.locator('.lm-MenuBar-itemLabel', has_text='Kernel').click()
     lesson.locator('.lm-Menu-itemLabel', has_text='Restart Kernel and Run All Cells').click()
     lesson.locator('.jp-Dialog .jp-mod-accept', has_text='Restart').click()
-    return wait_for(lesson, "now.ready && (now.counts.every(Boolean) || now.outputs.flat().some(o => o.output_type=='error'))", 5*MINUTE)
+    return wait_for(lesson, "now.ready && (now.cells.every(c => c.execution_count) || now.cells.some(c => c.outputs.some(o => o.output_type=='error')))", 4*PATIENCE)
 
-def committed(copy, name): return copy.sh('git', 'show', f'HEAD:nbs/{name}')
 def written(nb): return json.dumps(nb, indent=1, ensure_ascii=False)+'\n'
+def committed(copy): return copy.sh('git', 'show', f'HEAD:nbs/{LESSON}')
+def is_compared(cell):
+    "Whether what a code cell shows is what was committed. A cell with `#| notest` is for readers only: its output is not committed."
+    return cell['cell_type']=='code' and not re.search(r'^#\s*\|\s*notest\b', ''.join(cell['source']), re.MULTILINE)
 
 def test_a_lesson_runs_from_top_to_bottom(after_run):
-    assert failures(after_run)==[]
-    assert after_run['counts']==[*range(1, 1+len(after_run['counts']))], 'each cell once, by a new kernel'
-    assert [o['text'] for outputs in after_run['outputs'] for o in outputs if o.get('name')=='stderr']==[]
+    assert [c for cell in after_run for c in complaints(cell['outputs'])]==[]
+    assert [cell['execution_count'] for cell in after_run]==[*range(1, 1+len(after_run))], 'each cell once, by a new kernel'
 
 def test_its_outputs_are_on_the_page(lesson, after_run, copy):
     "As many as were committed, of the same kinds, and all plots drawn."
-    def kinds(outputs): return [(o['output_type'], sorted(o.get('data', []))) for o in outputs]
-    before = [c['outputs'] for c in json.loads(committed(copy, LESSON))['cells'] if c['cell_type']=='code']
-    assert [kinds(outputs) for outputs in after_run['outputs']]==[kinds(outputs) for outputs in before]
-    plots = sum('image/png' in o.get('data', {}) for outputs in before for o in outputs)
-    assert plots>=3
-    lesson.wait_for_function('n => [...document.querySelectorAll(".jp-OutputArea-output img")].filter(i => i.complete && i.naturalWidth > 300).length==n', arg=plots, timeout=MINUTE)
+    def kinds(cells): return {cell['id']: [(o['output_type'], sorted(o.get('data', []))) for o in cell['outputs']] for cell in cells if is_compared(cell)}
+    before = json.loads(committed(copy))['cells']
+    assert kinds(after_run)==kinds(before)
+    plots = [key for key,outputs in kinds(before).items() if any('image/png' in types for _,types in outputs)]
+    assert plots, 'a lesson without plots'
+    drawn = """id => [...jupyterapp.shell.currentWidget.content.widgets.find(cell => cell.model.id==id).node.querySelectorAll('.jp-OutputArea-output img')]
+        .some(img => img.complete && img.naturalWidth>300)"""
+    for key in plots: lesson.wait_for_function(drawn, arg=key)
 
 NUMBER = re.compile(r'[-+]?\b(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)\b')
 def without_numbers(outputs):
@@ -167,19 +170,19 @@ def without_numbers(outputs):
 def test_saving_changes_nothing_but_random_numbers_and_pictures(lesson, after_run, copy):
     "The hooks of `make lab` clean what is saved: the prompts that the page shows are not in the file."
     lesson.locator('.jp-Notebook').first.focus()
-    lesson.keyboard.press('Control+s')
-    state = wait_for(lesson, 'now.saved')
-    assert all(state['counts'])
+    with lesson.expect_response(lambda r: r.request.method=='PUT' and LESSON in r.url) as saving: lesson.keyboard.press('Control+s')
+    assert saving.value.ok
+    assert all(cell['execution_count'] for cell in wait_for(lesson, 'now.saved'))
     assert copy.sh('git', 'status', '--porcelain').split()==['M', f'nbs/{LESSON}']
 
-    before,after = committed(copy, LESSON),(copy.path/'nbs'/LESSON).read_text()
+    before,after = committed(copy),(copy.path/'nbs'/LESSON).read_text()
     old,new = json.loads(before),json.loads(after)
     assert written(new)==after, 'saved in another layout'
     assert [c['id'] for c in new['cells']]==[c['id'] for c in old['cells']]
     changed = [(a,b) for a,b in zip(old['cells'], new['cells']) if a.get('outputs')!=b.get('outputs')]
-    assert changed, 'the lesson draws random numbers: its outputs were not saved'
+    assert any(is_compared(a) for a,_ in changed), 'the lesson draws random numbers: its outputs were not saved'
     for a,b in changed:
-        assert without_numbers(a['outputs'])==without_numbers(b['outputs']), f"cell {a['id']} changed in more than numbers and pictures"
+        if is_compared(a): assert without_numbers(a['outputs'])==without_numbers(b['outputs']), f"cell {a['id']} changed in more than numbers and pictures"
         b['outputs'] = a['outputs']
     assert written(new)==before, 'with the old outputs put back, something still differs'
 
@@ -189,47 +192,37 @@ def test_saving_changes_nothing_but_random_numbers_and_pictures(lesson, after_ru
 def scratch(browser, address):
     "The scratch notebook, its first cell run."
     tab = opened(browser, address, 'scratch.ipynb')
-    assert failures(run_cell(tab, 0))==[]
+    assert run_cell(tab, 0)==[]
     yield tab
     tab.close()
 
-def tooltip(tab, name):
-    "What Shift+Tab behind `name` shows."
-    tab.locator('.jp-CodeCell').nth(CELLS.index(name)).locator('.cm-content').click()
-    tab.keyboard.press('End')
-    tab.keyboard.press('Shift+Tab')
-    tip = tab.locator('.jp-Tooltip')
-    tip.wait_for(timeout=MINUTE)
-    text = tip.inner_text()
-    tab.keyboard.press('Escape')
+TIPS = dict( # parameters with the comments beside them, and how the docstring begins
+    sched_cos      = ('start, # value at position 0', 'end, # value at position 1', 'Half a cosine wave from start to end'),
+    ParamScheduler = ("pname, # the hyperparameter's name", 'sched_funcs, # a schedule', 'Sets a hyperparameter at every training batch'),
+    Runner_fit     = ('epochs:int, # how many passes', 'learn, # a `Learner`', 'Train learn.model.'))
+
+@pytest.mark.parametrize('name', TIPS)
+def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratch, name):
+    scratch.locator('.jp-CodeCell').nth(CELLS.index(name)).locator('.cm-content').click()
+    scratch.keyboard.press('End')
+    scratch.keyboard.press('Shift+Tab')
+    tip = scratch.locator('.jp-Tooltip')
+    tip.wait_for()
+    text,is_cut = ' '.join(tip.inner_text().split()),tip.evaluate('e => e.scrollWidth>e.clientWidth+1')
+    scratch.keyboard.press('Escape')
     tip.wait_for(state='detached')
-    return ' '.join(text.split())
-
-TIPS = dict( # signature, the docstring's beginning, and a parameter's comment
-    sched_cos = ('sched_cos(start, end)', 'Half a cosine wave from `start` to `end`', 'value at position 0'),
-    ParamScheduler = ('ParamScheduler(pname, sched_funcs, target=None)', 'Sets a hyperparameter at every training batch', "the hyperparameter's name, such as"),
-    Runner_fit = ('fit(self: lesson9.callbacks.Runner, epochs: int, learn)', 'Train `learn.model`.', 'how many passes over the training data'))
-
-@pytest.mark.parametrize('name', TIPS)
-def test_shift_tab_shows_signature_and_docstring(scratch, name):
-    signature,docstring,_ = TIPS[name]
-    text = tooltip(scratch, name)
-    assert signature in text and docstring in text, text
-
-@pytest.mark.xfail(strict=False, reason="IPython's inspection shows signature and docstring; it does not read the comments beside the parameters")
-@pytest.mark.parametrize('name', TIPS)
-def test_shift_tab_shows_the_comments_of_the_parameters(scratch, name):
-    text = tooltip(scratch, name)
-    assert TIPS[name][2] in text, text
+    assert text.startswith(f"def {SCRATCH[name].split('.')[-1]}( "), text # as rendered, without marks of Markdown
+    for part in TIPS[name]: assert part in text, text
+    assert not is_cut, 'wider than its box'
 
 @pytest.mark.parametrize('name, shown', [('learn', 'table'), ('data', 'table'), ('run', 'table'), ('schedule', 'svg, img')])
 def test_an_object_shows_what_it_is(scratch, name, shown):
     "As a table or a picture, not as a line of text."
     index = CELLS.index(name)
-    output, = run_cell(scratch, index)['outputs'][index]
+    output, = run_cell(scratch, index)
     assert 'text/html' in output['data'], output
     seen = scratch.locator('.jp-CodeCell').nth(index).locator('.jp-OutputArea-output').locator(shown)
-    seen.first.wait_for(timeout=MINUTE)
+    seen.first.wait_for()
     assert seen.first.bounding_box()['width']>100
 
 WATCH = '''index => { // keeps in `seen` whatever the outputs of the cell look like, one after another
@@ -247,7 +240,7 @@ WATCH = '''index => { // keeps in `seen` whatever the outputs of the cell look l
 def test_bar_plot_and_table_grow_in_one_output(scratch):
     index = CELLS.index('fit')
     scratch.evaluate(WATCH, index)
-    assert failures(run_cell(scratch, index))==[]
+    assert complaints(run_cell(scratch, index))==[]
     seen = scratch.evaluate('seen')
     bars = [bar for now in seen for bar in now['bars']]
     for epoch in 1,2,3: assert any(f'epoch {epoch} of 3' in bar and 'loss ' in bar for bar in bars), bars
@@ -255,7 +248,7 @@ def test_bar_plot_and_table_grow_in_one_output(scratch):
     assert max(now['outputs'] for now in seen)==1 and max(len(now['bars']) for now in seen)==1, seen
     rows = [now['rows'] for now in seen if now['outputs']]
     assert sorted(set(rows))==[0,1,2,3] and rows==sorted(rows), rows
-    assert seen[-1]['plots']>=6, 'the plot changes while an epoch goes on'
+    assert seen[-1]['plots']>=3, 'drawn as training begins, again after two seconds, and at the end: the fit takes more than three'
     assert seen[-1]['bars']==[] and seen[-1]['images']==1 and seen[-1]['rows']==3, seen[-1]
 
 def test_nothing_was_asked_of_another_host(lesson, scratch): assert lesson.strangers+scratch.strangers==[]
