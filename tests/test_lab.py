@@ -1,6 +1,6 @@
 """JupyterLab in headless Chromium, as whoever edits the notebooks meets it: a lesson is run and saved, and what cells show is looked at.
 
-One JupyterLab, started as `make lab` starts it, on a copy of the notebooks with a git repository and a home directory of its own:
+One JupyterLab, started by `make lab`, on a copy of the notebooks with a git repository and a home directory of its own:
 neither the checkout nor the real home is touched, but for matplotlib's list of fonts. Needs playwright and jupyterlab, which .venv has, and a Chromium."""
 import json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
@@ -48,14 +48,19 @@ def copy(tmp_path_factory):
     path,home = top/'lesson9',top/'home'
     for name in 'nbs', 'lesson9':
         shutil.copytree(ROOT/name, path/name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
-    for name in 'settings.ini', '.gitignore', '.gitattributes': shutil.copy(ROOT/name, path)
+    for name in 'Makefile', 'settings.ini', '.gitignore', '.gitattributes': shutil.copy(ROOT/name, path)
     scratch = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in SCRATCH.values()])
     scratch.metadata.kernelspec = dict(display_name='python3', language='python', name='python3')
     nbformat.write(scratch, path/'nbs'/'scratch.ipynb')
 
-    settings = home/'.jupyter/lab/user-settings/@jupyterlab/apputils-extension'
-    settings.mkdir(parents=True)
-    (settings/'notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    (home/'.jupyter').mkdir(parents=True)
+    (home/'.jupyter/jupyter_server_config.json').write_text(json.dumps(dict(
+        ServerApp=dict(ip='127.0.0.1', port=port, port_retries=0, open_browser=False), IdentityProvider=dict(token=''))))
+    (home/'.jupyter/jupyter_lab_config.json').write_text(json.dumps(dict( # without questions to other hosts
+        LabApp=dict(news_url=None, check_for_updates_class='jupyterlab.NeverCheckForUpdate', extension_manager='readonly', expose_app_in_browser=True))))
 
     env = {k: v for k,v in os.environ.items() if not k.startswith(('JUPYTER', 'GIT_'))}
     env |= dict(HOME=str(home), PYTHONPATH=str(path), OMP_NUM_THREADS='1', PATH=f'{Path(sys.executable).parent}:{env["PATH"]}',
@@ -64,28 +69,22 @@ def copy(tmp_path_factory):
     sh('git', 'init', '-q')
     sh('git', 'add', '.')
     sh('git', '-c', 'user.name=test', '-c', 'user.email=test@localhost', 'commit', '-qm', 'As it was')
-    sh('nbdev_install_hooks')
-    assert sh('git', 'status', '--porcelain')==''
-    return SimpleNamespace(path=path, env=env, sh=sh, log=top/'log.txt')
+    return SimpleNamespace(path=path, env=env, sh=sh, log=top/'log.txt', url=f'http://127.0.0.1:{port}')
 
 @pytest.fixture(scope='module')
 def address(copy):
-    "JupyterLab, as `make lab` starts it, without a token and without questions to other hosts."
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        url = f'http://127.0.0.1:{(port := s.getsockname()[1])}'
-    command = ['jupyter', 'lab', 'nbs', '--allow-root', '--no-browser', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
-               '--IdentityProvider.token=', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate',
-               '--LabApp.extension_manager=readonly', '--expose-app-in-browser']
+    "Where JupyterLab answers. `make lab` starts it, with the environment that runs this file."
+    venv = Path(sys.prefix)
+    command = ['make', '--no-print-directory', f'--old-file={venv}/.ready', f'VENV={venv}', 'lab']
     with open(copy.log, 'w') as log: server = subprocess.Popen(command, cwd=copy.path, env=copy.env, stdout=log, stderr=log, start_new_session=True)
     try:
         end = time.monotonic()+PATIENCE
-        while not answers(f'{url}/api/status'):
+        while not answers(f'{copy.url}/api/status'):
             assert server.poll() is None and time.monotonic()<end, f'JupyterLab does not start:\n{copy.log.read_text()}'
             time.sleep(0.1)
-        yield url
+        yield copy.url
     finally:
-        server.terminate() # which ends its kernels, too
+        server.terminate() # make ends JupyterLab, which ends its kernels
         try: server.wait(timeout=60)
         except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
 
@@ -250,5 +249,10 @@ def test_bar_plot_and_table_grow_in_one_output(scratch):
     assert sorted(set(rows))==[0,1,2,3] and rows==sorted(rows), rows
     assert seen[-1]['plots']>=3, 'drawn as training begins, again after two seconds, and at the end: the fit takes more than three'
     assert seen[-1]['bars']==[] and seen[-1]['images']==1 and seen[-1]['rows']==3, seen[-1]
+
+@pytest.mark.xfail(strict=True, reason='`make lab` starts JupyterLab above nbs/, and there the hook of nbdev does not find the saved notebook that it wants to trust')
+def test_the_server_did_not_complain(lesson, scratch, copy):
+    log = copy.log.read_text()
+    assert 'Saving file' in log and not [line for line in log.splitlines() if line.startswith(('[E', '[C', 'Traceback'))], log
 
 def test_nothing_was_asked_of_another_host(lesson, scratch): assert lesson.strangers+scratch.strangers==[]
