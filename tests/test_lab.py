@@ -29,7 +29,7 @@ data = DataBunch(*get_dls(ds, ds, 8), 3)
 learn = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), F.cross_entropy, data)
 run = Runner([ProgressCallback(accuracy, plot=True), Slow()])'''.strip(),
     fit='run.fit(3, learn)', learn='learn', data='data', run='run', schedule='sched_cos(0.1, 0.5)',
-    sched_cos='sched_cos', ParamScheduler='ParamScheduler', Runner_fit='Runner.fit')
+    sched_cos='sched_cos', ParamScheduler='ParamScheduler', Runner_fit='Runner.fit', saved='sched_lin(0, 1)')
 
 CELLS = list(SCRATCH)
 
@@ -50,19 +50,22 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT/name, path/name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     for name in 'Makefile', 'settings.ini', '.gitignore', '.gitattributes': shutil.copy(ROOT/name, path)
     scratch = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in SCRATCH.values()])
+    scratch.cells[-1].outputs = [nbformat.v4.new_output('display_data', {'text/html': '<svg width="200" height="50"></svg>'})] # from another day
     scratch.metadata.kernelspec = dict(display_name='python3', language='python', name='python3')
     nbformat.write(scratch, path/'nbs'/'scratch.ipynb')
 
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    (home/'.jupyter').mkdir(parents=True)
+    settings = home/'.jupyter/lab/user-settings/@jupyterlab/apputils-extension'
+    settings.mkdir(parents=True)
+    (settings/'notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
     (home/'.jupyter/jupyter_server_config.json').write_text(json.dumps(dict(
         ServerApp=dict(ip='127.0.0.1', port=port, port_retries=0, open_browser=False), IdentityProvider=dict(token=''))))
     (home/'.jupyter/jupyter_lab_config.json').write_text(json.dumps(dict( # without questions to other hosts
-        LabApp=dict(news_url=None, check_for_updates_class='jupyterlab.NeverCheckForUpdate', extension_manager='readonly', expose_app_in_browser=True))))
+        LabApp=dict(check_for_updates_class='jupyterlab.NeverCheckForUpdate', extension_manager='readonly', expose_app_in_browser=True))))
 
-    env = {k: v for k,v in os.environ.items() if not k.startswith(('JUPYTER', 'GIT_'))}
+    env = {k: v for k,v in os.environ.items() if not k.startswith(('JUPYTER', 'GIT_', 'MAKE', 'MFLAGS'))}
     env |= dict(HOME=str(home), PYTHONPATH=str(path), OMP_NUM_THREADS='1', PATH=f'{Path(sys.executable).parent}:{env["PATH"]}',
                 XDG_CACHE_HOME=env.get('XDG_CACHE_HOME', str(Path.home()/'.cache'))) # where matplotlib has its list of fonts
     def sh(*args): return subprocess.run(args, cwd=path, env=env, check=True, capture_output=True, text=True).stdout
@@ -83,10 +86,19 @@ def address(copy):
             assert server.poll() is None and time.monotonic()<end, f'JupyterLab does not start:\n{copy.log.read_text()}'
             time.sleep(0.1)
         yield copy.url
-    finally:
-        server.terminate() # make ends JupyterLab, which ends its kernels
-        try: server.wait(timeout=60)
-        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
+    finally: stop(server)
+
+def stop(server):
+    "End make, and JupyterLab with it, which ends its kernels."
+    for sign,seconds in (signal.SIGTERM, 60), (signal.SIGKILL, 20):
+        end = time.monotonic()+seconds
+        try:
+            os.killpg(server.pid, sign)
+            while time.monotonic()<end:
+                server.poll()
+                os.killpg(server.pid, 0) # is anybody left?
+                time.sleep(0.1)
+        except ProcessLookupError: return
 
 def answers(url):
     try: return urlopen(url, timeout=5).status==200
@@ -205,14 +217,20 @@ def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratc
     scratch.locator('.jp-CodeCell').nth(CELLS.index(name)).locator('.cm-content').click()
     scratch.keyboard.press('End')
     scratch.keyboard.press('Shift+Tab')
-    tip = scratch.locator('.jp-Tooltip')
+    tip = scratch.locator('.jp-Tooltip', has_text=re.compile(r'\w')) # at first it is empty
     tip.wait_for()
-    text,is_cut = ' '.join(tip.inner_text().split()),tip.evaluate('e => e.scrollWidth>e.clientWidth+1')
+    text,is_cut = ' '.join(tip.inner_text().split()),tip.evaluate('e => [e, ...e.querySelectorAll("div, pre")].some(box => box.scrollWidth>box.clientWidth+1)')
     scratch.keyboard.press('Escape')
     tip.wait_for(state='detached')
     assert text.startswith(f"def {SCRATCH[name].split('.')[-1]}( "), text # as rendered, without marks of Markdown
     for part in TIPS[name]: assert part in text, text
     assert not is_cut, 'wider than its box'
+
+@pytest.mark.xfail(strict=True, reason='`make lab` does not sign the notebooks as trusted, so JupyterLab leaves the drawings out of what was saved')
+def test_a_saved_drawing_shows_before_anything_was_run(scratch):
+    cell = scratch.locator('.jp-CodeCell').nth(CELLS.index('saved'))
+    cell.locator('.jp-RenderedHTML').wait_for(state='attached')
+    assert cell.locator('.jp-RenderedHTML svg').count()==1
 
 @pytest.mark.parametrize('name, shown', [('learn', 'table'), ('data', 'table'), ('run', 'table'), ('schedule', 'svg, img')])
 def test_an_object_shows_what_it_is(scratch, name, shown):
