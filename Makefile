@@ -40,10 +40,11 @@ test: $(SITE)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest -q -rs tests
 
-# nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell.
+# nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell. JupyterLab shows drawings only of notebooks that are trusted.
 lab: $(READY)
 	$(BIN)/nbdev_install_hooks
-	$(BIN)/jupyter lab nbs $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/nbdev_trust
+	cd nbs && jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lessons: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/lessons.py

@@ -418,8 +418,9 @@ def _text(self):
     return '\n'.join([type(self).__name__, *('  ' + '  '.join(cell.ljust(width) for cell,width in zip(row, widths)).rstrip() for row in rows)])
 
 def _html(self):
-    lines = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in self._rows())
-    return f"<table class='table object'><caption>{type(self).__name__}</caption><tbody>{lines}</tbody></table>"
+    def line(tag, row): return '<tr>' + ''.join(f'<{tag} style="text-align:left">{escape(cell)}</{tag}>' for cell in row) + '</tr>'
+    head,*body = self._rows() if isinstance(self, Runner) else [(), *self._rows()]
+    return f"<table class='table object'><caption>{type(self).__name__}</caption><thead>{line('th', head)*bool(head)}</thead><tbody>{''.join(line('td', row) for row in body)}</tbody></table>"
 
 for cls in (DataBunch, Learner, Runner): cls.__repr__,cls._repr_html_ = _text,_html
 del cls

@@ -158,7 +158,7 @@ def _refresh(self:ProgressCallback):
         if not self.bar.disable: self.bar.start_t -= perf_counter()-self.pass_start
     if stats.count: self._show_loss(float(stats.sums[0]), stats.count)
     self.bar.update(run.iter+1-self.bar.n)
-    if self.plot and perf_counter()>=self.next_draw: self._draw()
+    if len(self.points)>1 and self.plot and perf_counter()>=self.next_draw: self._draw() # one point is no line
     self.next_show = math.inf if self.bar.disable and not self.plot else perf_counter()+self.interval
 
 @patch

@@ -226,7 +226,6 @@ def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratc
     for part in TIPS[name]: assert part in text, text
     assert not is_cut, 'wider than its box'
 
-@pytest.mark.xfail(strict=True, reason='`make lab` does not sign the notebooks as trusted, so JupyterLab leaves the drawings out of what was saved')
 def test_a_saved_drawing_shows_before_anything_was_run(scratch):
     cell = scratch.locator('.jp-CodeCell').nth(CELLS.index('saved'))
     cell.locator('.jp-RenderedHTML').wait_for(state='attached')
@@ -268,7 +267,6 @@ def test_bar_plot_and_table_grow_in_one_output(scratch):
     assert seen[-1]['plots']>=3, 'drawn as training begins, again after two seconds, and at the end: the fit takes more than three'
     assert seen[-1]['bars']==[] and seen[-1]['images']==1 and seen[-1]['rows']==3, seen[-1]
 
-@pytest.mark.xfail(strict=True, reason='`make lab` starts JupyterLab above nbs/, and there the hook of nbdev does not find the saved notebook that it wants to trust')
 def test_the_server_did_not_complain(lesson, scratch, copy):
     log = copy.log.read_text()
     assert 'Saving file' in log and not [line for line in log.splitlines() if line.startswith(('[E', '[C', 'Traceback'))], log

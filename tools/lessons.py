@@ -1,7 +1,7 @@
 """Run notebooks from a clean kernel, top to bottom, and save their outputs: `python tools/lessons.py [nbs/05_anneal.ipynb ...]`
 
-A cell marked `#| cuda` is left as it was where there is no CUDA device, and one marked `#| notest` always; both are
-named as they are passed over.
+A cell marked `#| cuda` is left as it was where there is no CUDA device, and named as it is passed over. One marked `#| notest`
+is for readers to run, and loses whatever output a reader's run has left.
 A notebook that fails is not saved, so its last good outputs stay."""
 import re, sys, time
 from pathlib import Path
@@ -17,9 +17,9 @@ class LessonClient(NotebookClient):
     "Executes a notebook, passing over the cells that this machine cannot run."
     async def async_execute_cell(self, cell, cell_index, **kwargs):
         flags = set(FLAG.findall(cell.source)) if cell.cell_type=='code' else set()
-        skip = flags & {'notest'} or (flags & {'cuda'} if not torch.cuda.is_available() else set())
-        if not skip: return await super().async_execute_cell(cell, cell_index, **kwargs)
-        print(f"  passed over cell {cell.id}, marked {', '.join(skip)}: its saved output stays")
+        if 'notest' in flags: cell.outputs = []
+        elif 'cuda' in flags and not torch.cuda.is_available(): print(f'  passed over cell {cell.id}, marked cuda: its saved output stays')
+        else: return await super().async_execute_cell(cell, cell_index, **kwargs)
         return cell
 
 def run(path):
