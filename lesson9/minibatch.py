@@ -162,7 +162,8 @@ def check_int(
     least, # the smallest that is accepted
 ):
     "TypeError if `value` is no integer, ValueError if it is below `least`."
-    if isinstance(value, bool) or not isinstance(value, Integral): raise TypeError(f'{name} must be an integer, found {value!r}')
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f'{name} must be an integer, found {value!r}')
     if value<least: raise ValueError(f'{name} must be at least {least}, found {value}')
 
 # %% ../nbs/03_minibatch_training.ipynb #fb728261
@@ -189,7 +190,8 @@ def collate(
 ): # a batch (xb, yb)
     "Stack a list of samples into a batch."
     if not isinstance(samples[0], (tuple, list)) or len(samples[0])!=2:
-        raise TypeError(f'collate needs a list of pairs (x, y), found {type(samples[0]).__name__} in it; a batch that is ready needs no collating')
+        found = f'found {type(samples[0]).__name__} in it'
+        raise TypeError(f'collate needs a list of pairs (x, y), {found}; a batch that is ready needs no collating')
     return tuple(torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*samples))
 
 # %% ../nbs/03_minibatch_training.ipynb #7d6973fc
@@ -206,11 +208,14 @@ class DataLoader:
     def __iter__(self):
         for idxs in self.sampler: yield self._fetch(idxs)
 
-    def _fetch(self, idxs):
-        if self.collate_fn is None and hasattr(self.ds, '__getitems__'):
-            batch = self.ds.__getitems__(idxs)
-            return collate(batch) if isinstance(batch, list) else batch
-        return (self.collate_fn or collate)([self.ds[i] for i in idxs.tolist()])
+# %% ../nbs/03_minibatch_training.ipynb #1ade20d4
+@patch
+def _fetch(self:DataLoader, idxs):
+    "The batch of the samples `idxs`, a tensor of indices."
+    if self.collate_fn is None and hasattr(self.ds, '__getitems__'):
+        batch = self.ds.__getitems__(idxs)
+        return collate(batch) if isinstance(batch, list) else batch
+    return (self.collate_fn or collate)([self.ds[i] for i in idxs.tolist()])
 
 # %% ../nbs/03_minibatch_training.ipynb #27081193
 def get_dls(
