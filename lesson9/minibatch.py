@@ -58,12 +58,10 @@ class DummyModule:
         if not k.startswith('_'): self._modules[k] = v
         super().__setattr__(k, v)
 
+    def __repr__(self): return '\n'.join([type(self).__name__, *(f'  {k}: {v}' for k,v in self._modules.items())])
     def __call__(self, x): return self.l2(self.l1(x).relu())
 
 # %% ../nbs/03_minibatch_training.ipynb #0b500ac9
-@patch
-def __repr__(self:DummyModule): return '\n'.join([type(self).__name__, *(f'  {k}: {v}' for k,v in self._modules.items())])
-
 @patch
 def parameters(self:DummyModule):
     "Every parameter of every layer, in the order of assignment."
@@ -123,12 +121,12 @@ class SGD:
 
 # %% ../nbs/03_minibatch_training.ipynb #2a28f5c7
 @patch
-@torch.no_grad()
 def step(self:SGD):
     "Move every parameter that has a gradient."
-    for group in self.param_groups:
-        for p in group['params']:
-            if p.grad is not None: p.add_(_direction(p, group, self.state), alpha=-group['lr'])
+    with torch.no_grad():
+        for group in self.param_groups:
+            for p in group['params']:
+                if p.grad is not None: p.add_(_direction(p, group, self.state), alpha=-group['lr'])
 
 # %% ../nbs/03_minibatch_training.ipynb #eaf14112
 @patch
