@@ -10,6 +10,7 @@ __all__ = ['log_softmax', 'nll', 'accuracy', 'DummyModule', 'SGD', 'Dataset', 'c
 from numbers import Integral
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/03_minibatch_training.ipynb #657c39ee
@@ -26,7 +27,8 @@ def nll(
     target:Tensor, # right classes, int64 from 0 to classes-1, shape (n,)
 )->Tensor: # one element: the mean over the batch
     "Negative log likelihood: minus the mean log probability of the right classes."
-    if len(logp)!=len(target): raise ValueError(f'nll needs one target for each prediction, found {len(logp)} predictions and {len(target)} targets')
+    if len(logp)!=len(target):
+        raise ValueError(f'nll needs one target for each prediction, found {len(logp)} predictions and {len(target)} targets')
     return -logp[torch.arange(len(target), device=target.device), target].mean()
 
 # %% ../nbs/03_minibatch_training.ipynb #fe8160e3
@@ -35,7 +37,9 @@ def accuracy(
     yb:Tensor,   # right classes, shape (n,)
 )->Tensor: # one element, from 0 to 1
     "Share of predictions whose largest output is that of the right class."
-    if pred.shape[:-1]!=yb.shape: raise ValueError(f'accuracy needs one class for each prediction, found predictions {tuple(pred.shape)} and classes {tuple(yb.shape)}')
+    if pred.shape[:-1]!=yb.shape:
+        found = f'predictions {tuple(pred.shape)} and classes {tuple(yb.shape)}'
+        raise ValueError(f'accuracy needs one class for each prediction, found {found}')
     return (pred.argmax(-1)==yb).float().mean()
 
 # %% ../nbs/03_minibatch_training.ipynb #ada22f6e
@@ -54,12 +58,14 @@ class DummyModule:
         if not k.startswith('_'): self._modules[k] = v
         super().__setattr__(k, v)
 
-    def __repr__(self): return f'{type(self).__name__}{self._modules}'
+    def __repr__(self): return '\n'.join([type(self).__name__, *(f'  {k}: {v}' for k,v in self._modules.items())])
     def __call__(self, x): return self.l2(self.l1(x).relu())
 
-    def parameters(self):
-        "Every parameter of every layer, in the order of assignment."
-        for layer in self._modules.values(): yield from layer.parameters()
+# %% ../nbs/03_minibatch_training.ipynb #0b500ac9
+@patch
+def parameters(self:DummyModule):
+    "Every parameter of every layer, in the order of assignment."
+    for layer in self._modules.values(): yield from layer.parameters()
 
 # %% ../nbs/03_minibatch_training.ipynb #eb587c31
 def _check_groups(groups):
@@ -68,7 +74,8 @@ def _check_groups(groups):
         for k in ('lr','momentum','weight_decay'):
             if not g[k]>=0: raise ValueError(f'{k} must be at least 0, found {g[k]}')
         if g['nesterov'] and (g['momentum']<=0 or g['dampening']!=0):
-            raise ValueError(f"nesterov needs momentum above 0 and dampening 0, found momentum {g['momentum']}, dampening {g['dampening']}")
+            found = f"momentum {g['momentum']}, dampening {g['dampening']}"
+            raise ValueError(f'nesterov needs momentum above 0 and dampening 0, found {found}')
     params = [p for g in groups for p in g['params']]
     for p in params:
         if not isinstance(p, Tensor): raise TypeError(f'SGD moves tensors, found {type(p).__name__}')
@@ -101,27 +108,32 @@ def _direction(p, group, state):
 class SGD:
     "Stochastic gradient descent with weight decay, momentum, dampening and Nesterov momentum, as `torch.optim.SGD`."
     def __init__(self,
-        params,         # tensors to move, or dicts such as `{'params': tensors, 'lr': 0.1}`: groups with settings of their own
+        params,         # tensors to move, or dicts such as `{'params': tensors, 'lr': 0.1}`: groups with their own settings
         lr,             # learning rate, the length of a step: at least 0
         momentum=0,     # share of the last direction that is kept; 0: none
         dampening=0,    # share of the new gradient that is left out, with momentum; 0: none
         weight_decay=0, # this times the parameter is added to its gradient; 0: nothing is
         nesterov=False, # look one step ahead (Sutskever et al. 2013, On the importance of initialization and momentum)
     ): # ValueError for settings that PyTorch refuses, and for no parameters
-        self.param_groups = _make_groups(params, dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov))
+        settings = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
+        self.param_groups = _make_groups(params, settings)
         self.state = {} # the running direction of each parameter
 
-    @torch.no_grad()
-    def step(self):
-        "Move every parameter that has a gradient."
+# %% ../nbs/03_minibatch_training.ipynb #2a28f5c7
+@patch
+def step(self:SGD):
+    "Move every parameter that has a gradient."
+    with torch.no_grad():
         for group in self.param_groups:
             for p in group['params']:
                 if p.grad is not None: p.add_(_direction(p, group, self.state), alpha=-group['lr'])
 
-    def zero_grad(self):
-        "Forget all gradients: each `grad` becomes None."
-        for group in self.param_groups:
-            for p in group['params']: p.grad = None
+# %% ../nbs/03_minibatch_training.ipynb #eaf14112
+@patch
+def zero_grad(self:SGD):
+    "Forget all gradients: each `grad` becomes None."
+    for group in self.param_groups:
+        for p in group['params']: p.grad = None
 
 # %% ../nbs/03_minibatch_training.ipynb #e10decdf
 class Dataset:
@@ -148,7 +160,8 @@ def check_int(
     least, # the smallest that is accepted
 ):
     "TypeError if `value` is no integer, ValueError if it is below `least`."
-    if isinstance(value, bool) or not isinstance(value, Integral): raise TypeError(f'{name} must be an integer, found {value!r}')
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f'{name} must be an integer, found {value!r}')
     if value<least: raise ValueError(f'{name} must be at least {least}, found {value}')
 
 # %% ../nbs/03_minibatch_training.ipynb #fb728261
@@ -175,7 +188,8 @@ def collate(
 ): # a batch (xb, yb)
     "Stack a list of samples into a batch."
     if not isinstance(samples[0], (tuple, list)) or len(samples[0])!=2:
-        raise TypeError(f'collate needs a list of pairs (x, y), found {type(samples[0]).__name__} in it; a batch that is ready needs no collating')
+        found = f'found {type(samples[0]).__name__} in it'
+        raise TypeError(f'collate needs a list of pairs (x, y), {found}; a batch that is ready needs no collating')
     return tuple(torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*samples))
 
 # %% ../nbs/03_minibatch_training.ipynb #7d6973fc
@@ -192,11 +206,14 @@ class DataLoader:
     def __iter__(self):
         for idxs in self.sampler: yield self._fetch(idxs)
 
-    def _fetch(self, idxs):
-        if self.collate_fn is None and hasattr(self.ds, '__getitems__'):
-            batch = self.ds.__getitems__(idxs)
-            return collate(batch) if isinstance(batch, list) else batch
-        return (self.collate_fn or collate)([self.ds[i] for i in idxs.tolist()])
+# %% ../nbs/03_minibatch_training.ipynb #1ade20d4
+@patch
+def _fetch(self:DataLoader, idxs):
+    "The batch of the samples `idxs`, a tensor of indices."
+    if self.collate_fn is None and hasattr(self.ds, '__getitems__'):
+        batch = self.ds.__getitems__(idxs)
+        return collate(batch) if isinstance(batch, list) else batch
+    return (self.collate_fn or collate)([self.ds[i] for i in idxs.tolist()])
 
 # %% ../nbs/03_minibatch_training.ipynb #27081193
 def get_dls(
