@@ -64,7 +64,7 @@ def sideways(tab, width):
 def violations(tab, axe):
     "What axe finds serious or critical. One token of each colour of code is enough: a long page has thousands."
     tab.evaluate("""() => { const seen = new Set()
-                            document.querySelectorAll('pre span').forEach(s => seen.has(s.className) ? s.replaceWith(s.textContent) : seen.add(s.className)) }""")
+                            document.querySelectorAll('pre span:not(.line)').forEach(s => seen.has(s.className) ? s.replaceWith(s.textContent) : seen.add(s.className)) }""")
     tab.evaluate(f'{axe}; undefined') # no value that would have to be sent back
     found = tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then(result => result.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3)]))")
     return [v for v in found if v[0] in ('serious', 'critical')]
