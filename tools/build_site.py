@@ -50,6 +50,7 @@ def finish_for_all(text):
     text = re.sub(r'<div (class="callout-header[^>]*data-bs-toggle.*?)(?=<div id="?callout)', button, text, flags=re.S)
     text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text) # nbs/styles.css tells it from an answer
     text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">')
+    text = re.sub(r'(<h3[^>]*>\w+\.)(\w+)(?=</h3>)', r'\1<wbr>\2', text) # Class.method is broken at the point, if at all
     return re.sub(r'<th(?: [^>]*)?></th>', '<td></td>', text)
 
 def drop_web_fonts(text):
@@ -78,8 +79,9 @@ def build():
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/'_docs', DOCS)
     for name,text in copies.items(): (DOCS/name).write_text(text, encoding='utf-8')
-    if not quarto: rewrite('*.html', lambda text,page: hanging_lines(view_source(unpack_pictures(formulas(text), page, sizes), names)))
+    if not quarto: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
     rewrite('*.html', lambda text,page: finish_for_all(finish_head(finish_links(text, home), page)))
+    if not quarto: rewrite('*.html', lambda text,_: hanging_lines(text))
     rewrite('*.css', lambda text,_: drop_web_fonts(text))
     for path in DOCS.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 

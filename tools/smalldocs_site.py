@@ -52,6 +52,14 @@ def formulas(text):
     text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
     return re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', '', text)
 
+def breakable(line):
+    "Where a long run without a space can be broken on a narrow page, rather than in the middle of a word: after `(` and `,`, before `.`"
+    plain = html.unescape(re.sub(r'<[^>]+>', '', line))
+    if max(map(len, plain.split()), default=0) < 20: return line
+    parts = re.split(r'(<[^>]+>)', line)
+    parts[::2] = [re.sub(r'[(,](?=[^\s)])|(?<=[\w)\]])(?=\.[a-z_])', r'\g<0><wbr>', part, flags=re.I) for part in parts[::2]]
+    return ''.join(parts)
+
 def code_lines(match):
     "Each line of code in a span, as Quarto has it, that knows how far it is indented: nbs/styles.css sets what is broken off further in."
     lines,inside = [],[] # inside: tags of spans that go on in the next line
@@ -60,7 +68,7 @@ def code_lines(match):
         indent,starts = len(plain)-len(plain.lstrip()),''.join(inside)
         for tag in re.findall(r'</?span[^>]*>', line): inside.append(tag) if tag[1]!='/' else inside.pop()
         style = f' style="--indent:{min(indent, 12)}ch"' if indent and plain.strip() else ''
-        lines.append(f'<span class="line"{style}>{starts}{line}{"</span>"*len(inside)}')
+        lines.append(f'<span class="line"{style}>{starts}{breakable(line)}{"</span>"*len(inside)}')
     return match[1] + '\n</span>'.join(lines) + '</span>' + match[3]
 
 def hanging_lines(text):
