@@ -136,6 +136,20 @@ def test_a_folded_callout_opens_by_mouse_and_by_keyboard(tab):
         settled()
         assert body.is_visible() == shown and header.get_attribute('aria-expanded') == str(shown).lower()
 
+@pytest.mark.parametrize('page, drawing', [('show_loop.html', '.loop-drawing'), ('journey.html', '.journey')])
+def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
+    "In its own size, and by keyboard, too."
+    tab.set_viewport_size(dict(width=390, height=844))
+    tab.goto(f'/{page}')
+    box = tab.locator(drawing).first
+    assert box.evaluate('e => e.scrollWidth > 1.5*e.clientWidth && e.clientWidth <= 390')
+    assert box.evaluate("e => [...e.querySelectorAll('svg')].every(svg => svg.getBoundingClientRect().width >= svg.getAttribute('width'))")
+    assert box.evaluate("e => [...e.querySelectorAll('pre')].every(pre => getComputedStyle(pre).whiteSpace == 'pre' && pre.scrollWidth <= pre.clientWidth+1)")
+    assert box.evaluate('e => new Set([...e.children].map(card => card.offsetTop)).size') == 1 # side by side
+    box.focus()
+    tab.keyboard.press('ArrowRight')
+    tab.wait_for_function('box => box.scrollLeft > 0', arg=box.element_handle())
+
 def test_sidebar_on_a_phone(tab):
     tab.set_viewport_size(dict(width=390, height=844))
     tab.goto('/callbacks.html')

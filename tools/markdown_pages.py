@@ -42,10 +42,11 @@ class Copier:
         return ''.join(parts)
 
     def prose(self, text):
-        "Quarto's own Markdown made plain: a callout is a bold line and the text under it."
+        "Quarto's own Markdown made plain: a callout, or what else is folded, is a bold line and the text under it."
         text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
         text = re.sub(r'^:{3,} *\{[^}\n]*callout[^}\n]*\}\n+(?:#+ (.*))?', lambda m: f'**{m[1]}**' if m[1] else '', text, flags=re.M)
         text = re.sub(r'^:{3,}.*\n?', '', text, flags=re.M)
+        text = re.sub(r'<details>\s*<summary>(.*?)</summary>(.*?)</details>', r'**\1**\2', text, flags=re.S)
         return self.links(text)
 
     def output(self, output, alt):
