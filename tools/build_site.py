@@ -50,7 +50,7 @@ def finish_for_all(text):
     text = re.sub(r'<div (class="callout-header[^>]*data-bs-toggle.*?)(?=<div id="?callout)', button, text, flags=re.S)
     text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text) # nbs/styles.css tells it from an answer
     text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">')
-    text = re.sub(r'(<h3[^>]*>\w+\.)(\w+)(?=</h3>)', r'\1<wbr>\2', text) # Class.method is broken at the point, if at all
+    text = re.sub(r'(<(?:h3|a href="#)[^>]*>\w+\.)(\w+)(?=</(?:h3|a)>)', r'\1<wbr>\2', text) # Class.method is broken at the point, if at all
     return re.sub(r'<th(?: [^>]*)?></th>', '<td></td>', text)
 
 def drop_web_fonts(text):
