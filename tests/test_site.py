@@ -106,6 +106,7 @@ def test_pictures_look_as_they_did():
     clear = np.zeros((64,64,4), np.uint8)
     assert (pixels(shrink(png(grey)))==grey).all() and (pixels(shrink(png(every)))==every).all() and (pixels(shrink(png(clear)))==255).all()
     noise = np.random.randint(0, 256, (64,64,3), dtype=np.uint8)
+    assert (pixels(shrink(png(noise)))==noise).all()
     for picture in (grey, every, noise): assert len(shrink(png(picture))) <= len(png(picture))
 
 def subtitle(name):
