@@ -57,13 +57,14 @@ def unfold(tab):
                             document.querySelectorAll('.callout-collapse').forEach(fold => fold.classList.add('show')) }""")
 
 def sideways(tab, width):
-    "How much wider than a window of this width the page is; leaves the window so."
+    "How much wider than a window of this width the page is, be it cut off or not; leaves the window so."
     tab.set_viewport_size(dict(width=width, height=900))
-    return max(0, tab.evaluate('document.documentElement.scrollWidth') - width)
+    return tab.evaluate("Math.max(...[...document.querySelectorAll('html, #quarto-header, #quarto-content, main')].map(e => e.scrollWidth-e.clientWidth))")
 
 def violations(tab, axe):
     "What axe finds serious or critical. One token of each colour of code is enough: a long page has thousands."
     tab.evaluate("""() => { const seen = new Set()
+                            document.querySelectorAll('pre .line').forEach(line => line.replaceWith(...line.childNodes))
                             document.querySelectorAll('pre span').forEach(s => seen.has(s.className) ? s.replaceWith(s.textContent) : seen.add(s.className)) }""")
     tab.evaluate(f'{axe}; undefined') # no value that would have to be sent back
     found = tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then(result => result.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3)]))")
@@ -135,6 +136,20 @@ def test_a_folded_callout_opens_by_mouse_and_by_keyboard(tab):
         act()
         settled()
         assert body.is_visible() == shown and header.get_attribute('aria-expanded') == str(shown).lower()
+
+@pytest.mark.parametrize('page, drawing', [('show_loop.html', '.loop-drawing'), ('journey.html', '.journey')])
+def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
+    "In its own size, and by keyboard, too."
+    tab.set_viewport_size(dict(width=390, height=844))
+    tab.goto(f'/{page}')
+    box = tab.locator(drawing).first
+    assert box.evaluate('e => e.scrollWidth > 1.5*e.clientWidth && e.clientWidth <= 390')
+    for side in ('width', 'height'): assert box.evaluate("(e, side) => [...e.querySelectorAll('svg')].every(svg => svg.getBoundingClientRect()[side] >= svg.getAttribute(side))", side)
+    assert box.evaluate("e => [...e.querySelectorAll('pre')].every(pre => getComputedStyle(pre).whiteSpace == 'pre' && pre.scrollWidth <= pre.clientWidth+1)")
+    assert box.evaluate('e => new Set([...e.children].map(card => card.offsetTop)).size') == 1 # side by side
+    box.focus()
+    tab.keyboard.press('ArrowRight')
+    tab.wait_for_function('box => box.scrollLeft > 0', arg=box.element_handle())
 
 def test_sidebar_on_a_phone(tab):
     tab.set_viewport_size(dict(width=390, height=844))

@@ -13,7 +13,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
 from site_links import broken_links
-from smalldocs_site import formulas, picture_sizes, rename_pages, unpack_pictures, view_source
+from smalldocs_site import formulas, hanging_lines, picture_sizes, rename_pages, unpack_pictures, view_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC,DOCS = ROOT/'_proc',ROOT/'_docs'
@@ -50,6 +50,7 @@ def finish_for_all(text):
     text = re.sub(r'<div (class="callout-header[^>]*data-bs-toggle.*?)(?=<div id="?callout)', button, text, flags=re.S)
     text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text) # nbs/styles.css tells it from an answer
     text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">')
+    text = re.sub(r'(<(?:h3|a href="#)[^>]*>\w+\.)(\w+)(?=</(?:h3|a)>)', r'\1<wbr>\2', text) # Class.method is broken at the point, if at all
     return re.sub(r'<th(?: [^>]*)?></th>', '<td></td>', text)
 
 def drop_web_fonts(text):
@@ -80,6 +81,7 @@ def build():
     for name,text in copies.items(): (DOCS/name).write_text(text, encoding='utf-8')
     if not quarto: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
     rewrite('*.html', lambda text,page: finish_for_all(finish_head(finish_links(text, home), page)))
+    if not quarto: rewrite('*.html', lambda text,_: hanging_lines(text))
     rewrite('*.css', lambda text,_: drop_web_fonts(text))
     for path in DOCS.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 

@@ -1,6 +1,6 @@
 """The site for those who read Markdown rather than pages, language models among them (llmstxt.org): llms.txt, and beside each page
 `page.html` its copy `page.html.md`. Both are made from the notebooks as nbdev has processed them for the site."""
-import json, re
+import html, json, re
 
 import yaml
 
@@ -12,6 +12,16 @@ def fenced(text, language=''):
     "A block of code or printed text; its fence is longer than any in it."
     fence = '`'*max([3, *(len(ticks)+1 for ticks in re.findall('`{3,}', text))])
     return f'{fence}{language}\n{text.strip(chr(10))}\n{fence}'
+
+def from_html(text):
+    "What HTML says, for what has no other form: its headings, paragraphs, lists and code."
+    parts = re.split(r'<pre[^>]*>(.*?)</pre>', text, flags=re.S)
+    for i,part in enumerate(parts):
+        if not i%2:
+            for pattern,mark in ((r'<h\d[^>]*>(.*?)</h\d>', r'\n\n**\1**\n\n'), ('<p>', '\n\n'), ('<ul>', '\n'), ('<li>', '\n- ')): part = re.sub(pattern, mark, part)
+        part = html.unescape(re.sub(r'<[^>]+>', '', part))
+        parts[i] = fenced(part, 'python') if i%2 else part.strip()
+    return '\n\n'.join(filter(None, parts))
 
 class Copier:
     "Turns processed notebooks into Markdown whose links lead from copy to copy."
@@ -32,10 +42,11 @@ class Copier:
         return ''.join(parts)
 
     def prose(self, text):
-        "Quarto's own Markdown made plain: a callout is a bold line and the text under it."
+        "Quarto's own Markdown made plain: a callout, or what else is folded, is a bold line and the text under it."
         text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
         text = re.sub(r'^:{3,} *\{[^}\n]*callout[^}\n]*\}\n+(?:#+ (.*))?', lambda m: f'**{m[1]}**' if m[1] else '', text, flags=re.M)
         text = re.sub(r'^:{3,}.*\n?', '', text, flags=re.M)
+        text = re.sub(r'<details>\s*<summary>(.*?)</summary>(.*?)</details>', r'**\1**\2', text, flags=re.S)
         return self.links(text)
 
     def output(self, output, alt):
@@ -44,6 +55,7 @@ class Copier:
         data = {kind: ''.join(part) if isinstance(part, list) else part for kind,part in output.get('data', {}).items()}
         if 'text/markdown' in data: return self.prose(data['text/markdown'])
         if any(kind.startswith('image/') for kind in data): return f'*Picture: {alt or "without a description"}*'
+        if data.get('text/plain', '').startswith('<IPython'): return from_html(data['text/html'])
         return fenced(data['text/plain']) if 'text/plain' in data else ''
 
     def code(self, cell):

@@ -1,5 +1,5 @@
 """What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures in files of
-their own and of the size at which the notebook shows them."""
+their own and of the size at which the notebook shows them, code in lines."""
 import base64, html, json, re
 
 from latex2mathml.converter import convert
@@ -51,6 +51,29 @@ def formulas(text):
     "Formulas as MathML, and no KaTeX."
     text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
     return re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', '', text)
+
+def breakable(line):
+    "Where a long run without a space can be broken on a narrow page, rather than in the middle of a word: after `(` and `,`, before `.`"
+    plain = html.unescape(re.sub(r'<[^>]+>', '', line))
+    if max(map(len, plain.split()), default=0) < 20: return line
+    parts = re.split(r'(<[^>]+>)', line)
+    parts[::2] = [re.sub(r'[(,](?=[^\s)])|(?<=[\w)\]])(?=\.[a-z_])', r'\g<0><wbr>', part, flags=re.I) for part in parts[::2]]
+    return ''.join(parts)
+
+def code_lines(match):
+    "Each line of code in a span, as Quarto has it, that knows how far it is indented: nbs/styles.css sets what is broken off further in."
+    lines,inside = [],[] # inside: tags of spans that go on in the next line
+    for line in match[2].split('\n'):
+        plain = html.unescape(re.sub(r'<[^>]+>', '', line))
+        indent,starts = len(plain)-len(plain.lstrip()),''.join(inside)
+        for tag in re.findall(r'</?span[^>]*>', line): inside.append(tag) if tag[1]!='/' else inside.pop()
+        style = f' style="--indent:{min(indent, 12)}ch"' if indent and plain.strip() else ''
+        lines.append(f'<span class="line"{style}>{starts}{breakable(line)}{"</span>"*len(inside)}')
+    return match[1] + '\n</span>'.join(lines) + '</span>' + match[3]
+
+def hanging_lines(text):
+    "Code in which the second half of a broken line does not look like a line of its own, which in Python would mean something else."
+    return re.sub(r'(<pre class="sourceCode[^>]*><code[^>]*>)(.*?)(</code>)', code_lines, text, flags=re.S)
 
 def view_source(text, names):
     "The `View source` link of a page leads to the notebook by the name it has in nbs/."
