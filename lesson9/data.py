@@ -25,14 +25,23 @@ def _read(f, n):
     while len(data)<n and (chunk := f.read(min(n-len(data), 2**20))): data += chunk
     return data
 
-def _parse_idx(f):
+# %% ../nbs/00_data.ipynb #0da7a006
+def _idx_header(f):
+    "Shape and element type of an IDX file, from its first bytes."
     magic = _read(f, 4)
-    if len(magic)<4 or magic[0] or magic[1]: raise ValueError(f"an IDX file starts with two zero bytes, a type and a number of dimensions, found '{magic.hex(' ')}'")
+    if len(magic)<4 or magic[0] or magic[1]:
+        raise ValueError(f"an IDX file starts with two zero bytes, a type and a number of dimensions, found '{magic.hex(' ')}'")
     type_code,ndim = magic[2:]
-    if type_code not in _idx_types: raise ValueError(f"unknown element type 0x{type_code:02x}, expected one of {', '.join(f'0x{t:02x}' for t in _idx_types)}")
+    if type_code not in _idx_types:
+        raise ValueError(f"unknown element type 0x{type_code:02x}, expected one of {', '.join(f'0x{t:02x}' for t in _idx_types)}")
     sizes = _read(f, 4*ndim)
     if len(sizes)<4*ndim: raise ValueError(f'the header ends within its {ndim} sizes')
-    shape,dtype = np.frombuffer(sizes, '>u4').tolist(),np.dtype(_idx_types[type_code])
+    return np.frombuffer(sizes, '>u4').tolist(),np.dtype(_idx_types[type_code])
+
+# %% ../nbs/00_data.ipynb #0da7a009
+def _parse_idx(f):
+    "The tensor in an open IDX file."
+    shape,dtype = _idx_header(f)
     expected = math.prod(shape)*dtype.itemsize
     data = _read(f, expected)
     if len(data)<expected: raise ValueError(f'the header promises shape {shape}, {expected:,} bytes, found only {len(data):,}')
@@ -57,18 +66,21 @@ def _find(path, *names):
     if not path.is_dir(): raise FileNotFoundError(f'{path} is no folder')
     found = {}
     for p in sorted(path.iterdir()): # a file that is there with and without .gz counts once
-        if p.name.removesuffix('.gz').replace('.idx', '-idx').endswith(names): found.setdefault(p.name.removesuffix('.gz'), p)
+        name = p.name.removesuffix('.gz')
+        if name.replace('.idx', '-idx').endswith(names): found.setdefault(name, p)
     if len(found)==1: return next(iter(found.values()))
     if not found: raise FileNotFoundError(f"{path} has no file *{' or *'.join(names)} (.gz)")
     raise ValueError(f'{path} has several sets, expected one: {", ".join(found)}')
 
+# %% ../nbs/00_data.ipynb #0da7a021
 def _load_pair(path, *parts):
     "Images and labels of a part, checked against each other."
     path = Path(str(path or mnist_path))
     x_path,y_path = (_find(path, *(f'{part}-{kind}-ubyte' for part in parts)) for kind in ('images-idx3', 'labels-idx1'))
     x,y = load_idx(x_path),load_idx(y_path)
     for path,t,ndim,kind in (x_path, x, 3, 'images'), (y_path, y, 1, 'labels'):
-        if t.dtype!=torch.uint8 or t.ndim!=ndim: raise ValueError(f'{path}: {kind} must be bytes with {ndim} dimensions, found {t.dtype} of shape {tuple(t.shape)}')
+        if t.dtype!=torch.uint8 or t.ndim!=ndim:
+            raise ValueError(f'{path}: {kind} must be bytes with {ndim} dimensions, found {t.dtype} of shape {tuple(t.shape)}')
     if len(x)!=len(y): raise ValueError(f'images and labels do not match: {len(x)} in {x_path}, {len(y)} in {y_path}')
     return x.flatten(1).float().div_(255),y.long() # in place: the images are the largest thing in memory
 

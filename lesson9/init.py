@@ -84,6 +84,7 @@ def _first_output(model, xb, layer):
     except Found: return found[0]
     finally: handle.remove()
 
+# %% ../nbs/02b_initializing.ipynb #7b2e0a28
 def _running_order(model, xb):
     "The linear and convolution layers of `model`, in the order in which they run."
     order = []
