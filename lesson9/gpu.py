@@ -98,6 +98,7 @@ class DeviceLoader:
 # %% ../nbs/06_gpu.ipynb #6c9d0019
 @patch
 def __iter__(self:DeviceLoader):
+    "The batches of one pass."
     order = to_device(pin(self.sampler.order()), self.device)
     for i in range(0, len(order), self.sampler.bs):
         xb,yb = self.ds[order[i:i+self.sampler.bs]]
