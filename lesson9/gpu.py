@@ -94,15 +94,11 @@ class DeviceLoader:
         self.ds,self.sampler = Dataset(*to_device((ds.x, ds.y), self.device)),Sampler(len(ds), bs, shuffle)
 
     def __len__(self): return len(self.sampler) # batches, not samples
-
-# %% ../nbs/06_gpu.ipynb #6c9d0019
-@patch
-def __iter__(self:DeviceLoader):
-    "The batches of one pass."
-    order = to_device(pin(self.sampler.order()), self.device)
-    for i in range(0, len(order), self.sampler.bs):
-        xb,yb = self.ds[order[i:i+self.sampler.bs]]
-        yield (xb.float().div_(255) if xb.dtype==torch.uint8 else xb),yb
+    def __iter__(self):
+        order = to_device(pin(self.sampler.order()), self.device)
+        for i in range(0, len(order), self.sampler.bs):
+            xb,yb = self.ds[order[i:i+self.sampler.bs]]
+            yield (xb.float().div_(255) if xb.dtype==torch.uint8 else xb),yb
 
 # %% ../nbs/06_gpu.ipynb #6c9d001a
 @patch(as_prop=True)
@@ -265,12 +261,12 @@ class Recording(TorchDispatchMode):
 
 # %% ../nbs/06_gpu.ipynb #6c9d0038
 @patch
-@torch.no_grad() # what belongs to backward was recorded as operations, too
 def replay(self:Recording):
     "Do the recorded operations again."
-    for func,args,kwargs,out in self.operations:
-        for old,new in zip(_tensors(out), _tensors(func(*args, **kwargs))):
-            if old.untyped_storage().data_ptr()!=new.untyped_storage().data_ptr(): old.copy_(new) # else a view, or changed in place
+    with torch.no_grad(): # what belongs to backward was recorded as operations, too
+        for func,args,kwargs,out in self.operations:
+            for old,new in zip(_tensors(out), _tensors(func(*args, **kwargs))):
+                if old.untyped_storage().data_ptr()!=new.untyped_storage().data_ptr(): old.copy_(new) # else a view, or changed in place
 
 # %% ../nbs/06_gpu.ipynb #faacc2b0
 class CudaRecording:
