@@ -20,6 +20,15 @@ from .anneal import *
 from .callbacks import *
 from .minibatch import *
 
+# %% ../nbs/06_gpu.ipynb #6c9d000c
+def _reads_mask(name, args):
+    "Is it an index by a mask?"
+    return name in ('index', 'index_put_') and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+
+def _from_device(name, args, out):
+    "Is it a copy from an accelerator to the processor?"
+    return name in ('_to_copy', 'copy_') and out.device.type=='cpu' and any(isinstance(a, Tensor) and a.device.type not in ('cpu', 'meta') for a in args)
+
 # %% ../nbs/06_gpu.ipynb #8675f98a
 class SyncCounter(TorchDispatchMode):
     "Counts, as a context manager, the operations that would make the processor wait for an accelerator. Works on any device."
@@ -34,11 +43,6 @@ class SyncCounter(TorchDispatchMode):
         name = func.__name__.split('.')[0]
         if name in self.waits or _reads_mask(name, args) or _from_device(name, args, out): self.calls.append(name)
         return out
-
-def _reads_mask(name, args):
-    return name in ('index', 'index_put_') and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-def _from_device(name, args, out):
-    return name in ('_to_copy', 'copy_') and out.device.type=='cpu' and any(isinstance(a, Tensor) and a.device.type not in ('cpu', 'meta') for a in args)
 
 # %% ../nbs/06_gpu.ipynb #c5501008
 def pin(x, # a tensor, or any nesting of tuples, lists and dicts
@@ -57,19 +61,23 @@ class Prefetch:
     def __len__(self): return len(self.dl)
     def __iter__(self): return self._overlapped() if self.device.type=='cuda' else (to_device(b, self.device) for b in self.dl)
 
-    def _overlapped(self):
-        stream,ahead = torch.cuda.Stream(self.device),None
-        for batch in self.dl:
-            with torch.cuda.stream(stream): coming = (to_device(pin(batch), self.device), stream.record_event()) # the batch, and a mark behind its copy
-            if ahead is not None: yield self._arrived(*ahead)
-            ahead = coming
+# %% ../nbs/06_gpu.ipynb #6c9d0013
+@patch
+def _overlapped(self:Prefetch):
+    "Each batch, when the copy of the next has been queued."
+    stream,ahead = torch.cuda.Stream(self.device),None
+    for batch in self.dl:
+        with torch.cuda.stream(stream): coming = (to_device(pin(batch), self.device), stream.record_event()) # the batch, and a mark behind its copy
         if ahead is not None: yield self._arrived(*ahead)
+        ahead = coming
+    if ahead is not None: yield self._arrived(*ahead)
 
-    def _arrived(self, batch, copied):
-        current = torch.cuda.current_stream(self.device)
-        current.wait_event(copied)
-        map_tensors(lambda t: t.record_stream(current), batch)
-        return batch
+@patch
+def _arrived(self:Prefetch, batch, copied):
+    current = torch.cuda.current_stream(self.device)
+    current.wait_event(copied)
+    map_tensors(lambda t: t.record_stream(current), batch)
+    return batch
 
 # %% ../nbs/06_gpu.ipynb #c76f8c3e
 class DeviceLoader:
@@ -92,8 +100,11 @@ class DeviceLoader:
             xb,yb = self.ds[order[i:i+self.sampler.bs]]
             yield (xb.float().div_(255) if xb.dtype==torch.uint8 else xb),yb
 
-    @property
-    def nbytes(self): return self.ds.x.nbytes+self.ds.y.nbytes # memory that the data takes on the device
+# %% ../nbs/06_gpu.ipynb #6c9d001a
+@patch(as_prop=True)
+def nbytes(self:DeviceLoader):
+    "Memory that the data takes on the device, in bytes."
+    return self.ds.x.nbytes+self.ds.y.nbytes
 
 # %% ../nbs/06_gpu.ipynb #781c2fb1
 def half_dtype(
@@ -104,17 +115,6 @@ def half_dtype(
     if kind=='cuda': return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.float16 if kind=='mps' else torch.bfloat16
 
-# %% ../nbs/06_gpu.ipynb #e672c52c
-class _ScaledOptimizer:
-    "An optimiser whose `step` is a `GradScaler`'s; in all else the one it was made from."
-    def __init__(self, opt, scaler): self.opt,self.scaler = opt,scaler
-    def __getattr__(self, k):
-        if k in ('opt', 'scaler'): raise AttributeError(k) # a copy that is not finished has neither
-        return getattr(self.opt, k)
-    def step(self):
-        self.scaler.step(self.opt)
-        self.scaler.update()
-
 # %% ../nbs/06_gpu.ipynb #e9fa779a
 class MixedPrecision(Callback):
     "Predicts and computes the loss under autocast, which uses half precision where that is safe; with float16, scales gradients so that small ones are not lost."
@@ -122,15 +122,6 @@ class MixedPrecision(Callback):
     def __init__(self,
         dtype=None, # `torch.bfloat16` or `torch.float16`; default: `half_dtype` of the model's device
     ): self.dtype,self.scaler,self.autocast,self.inside = dtype,None,None,False
-
-    def begin_fit(self):
-        device = next(self.model.parameters()).device
-        dtype = self.dtype or half_dtype(device)
-        self.autocast,self.inside = torch.autocast(device.type, dtype, cache_enabled=False),False
-        if dtype!=torch.float16: return
-        self.scaler = torch.amp.GradScaler(device.type)
-        self.scaler.scale(torch.ones((), device=device)) # sets the scaler up
-        self.run.learn.opt = _ScaledOptimizer(self.opt, self.scaler)
 
     def begin_batch(self):
         self.autocast.__enter__()
@@ -143,12 +134,56 @@ class MixedPrecision(Callback):
     def after_loss(self):
         self.leave()
         if self.scaler and self.in_train: self.loss.register_hook(self.scaler.scale)
-    def after_backward(self):
-        if self.scaler: self.scaler.unscale_(self.opt.opt) # the optimiser inside the wrapper
     def after_batch(self): self.leave() # also when there was no loss
-    def after_fit(self):
-        if isinstance(self.opt, _ScaledOptimizer): self.run.learn.opt = self.opt.opt
-        self.scaler = self.autocast = None
+
+# %% ../nbs/06_gpu.ipynb #e672c52c
+class _ScaledOptimizer:
+    "An optimiser whose `step` is a `GradScaler`'s; in all else the one it was made from."
+    def __init__(self, opt, scaler): self.opt,self.scaler = opt,scaler
+    def __getattr__(self, k):
+        if k in ('opt', 'scaler'): raise AttributeError(k) # a copy that is not finished has neither
+        return getattr(self.opt, k)
+    def step(self):
+        self.scaler.step(self.opt)
+        self.scaler.update()
+
+# %% ../nbs/06_gpu.ipynb #6c9d0024
+@patch
+def begin_fit(self:MixedPrecision):
+    "Choose the type; for float16, put the scaler between Runner and optimiser."
+    device = next(self.model.parameters()).device
+    dtype = self.dtype or half_dtype(device)
+    self.autocast,self.inside = torch.autocast(device.type, dtype, cache_enabled=False),False
+    if dtype!=torch.float16: return
+    self.scaler = torch.amp.GradScaler(device.type)
+    self.scaler.scale(torch.ones((), device=device)) # sets the scaler up
+    self.run.learn.opt = _ScaledOptimizer(self.opt, self.scaler)
+
+# %% ../nbs/06_gpu.ipynb #6c9d0027
+@patch
+def after_backward(self:MixedPrecision):
+    "Divide the gradients by the scale."
+    if self.scaler: self.scaler.unscale_(self.opt.opt) # the optimiser inside the wrapper
+
+# %% ../nbs/06_gpu.ipynb #6c9d0029
+@patch
+def after_fit(self:MixedPrecision):
+    "Give the learner its optimiser back."
+    if isinstance(self.opt, _ScaledOptimizer): self.run.learn.opt = self.opt.opt
+    self.scaler = self.autocast = None
+
+# %% ../nbs/06_gpu.ipynb #6c9d002c
+def _tensors(x):
+    "All tensors in any nesting of tuples, lists and dicts, as a list."
+    found = []
+    map_tensors(found.append, x)
+    return found
+
+def _store(p, opt, memory_format):
+    "Store `p`, and all tensors of its shape that `opt` keeps for it, in another order; shapes and values stay as they are."
+    kept = getattr(opt, 'state', {}).get(p, {})
+    for t in (p, *_tensors(kept)):
+        if t.shape==p.shape: t.data = t.data.contiguous(memory_format=memory_format)
 
 # %% ../nbs/06_gpu.ipynb #3ac5b441
 @contextmanager
@@ -168,18 +203,6 @@ def fast_math(
         torch.backends.cudnn.benchmark = benchmark
         for p in weights: _store(p, learn.opt, torch.contiguous_format)
 
-def _store(p, opt, memory_format):
-    "Store `p`, and all tensors of its shape that `opt` keeps for it, in another order; shapes and values stay as they are."
-    kept = getattr(opt, 'state', {}).get(p, {})
-    for t in (p, *_tensors(kept)):
-        if t.shape==p.shape: t.data = t.data.contiguous(memory_format=memory_format)
-
-def _tensors(x):
-    "All tensors in any nesting of tuples, lists and dicts, as a list."
-    found = []
-    map_tensors(found.append, x)
-    return found
-
 # %% ../nbs/06_gpu.ipynb #76d18424
 def missing_compiler(
     device, # a `torch.device` or its name
@@ -190,6 +213,11 @@ def missing_compiler(
     names = [os.environ.get('CC'), 'gcc', 'clang', 'cc'] if cuda else [os.environ.get('CXX'), 'g++', 'clang++', 'cl']
     return None if any(name and shutil.which(name) for name in names) else f"a {'C' if cuda else 'C++'} compiler, such as {names[1]}"
 
+# %% ../nbs/06_gpu.ipynb #6c9d0031
+def _hooked(model):
+    "Has any layer of `model` a hook?"
+    return any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
 # %% ../nbs/06_gpu.ipynb #2cc27a9d
 class Compile(Callback):
     "Trains with model and loss function compiled; afterwards the learner has its own again, with the trained weights."
@@ -198,20 +226,20 @@ class Compile(Callback):
         **kwargs, # for `torch.compile`, such as `mode='max-autotune-no-cudagraphs'`
     ): self.kwargs,self.originals = kwargs,None
 
-    def begin_fit(self):
-        "RuntimeError if a compiler is missing, ValueError if there are hooks on layers, which compiled code does not reliably call."
-        missing = missing_compiler(next(self.model.parameters()).device)
-        if missing and self.kwargs.get('backend', 'inductor')=='inductor': raise RuntimeError(f'Compile needs {missing}, which is not on this machine; leave Compile out to train without')
-        if _hooked(self.model): raise ValueError('a hook on a layer may not be called, or not each time, when the model is compiled: Compile cannot be used with it')
-        learn = self.learn
-        self.originals = learn.model,learn.loss_func
-        learn.model,learn.loss_func = (torch.compile(f, **self.kwargs) for f in self.originals)
-
     def after_fit(self):
         if self.originals: self.learn.model,self.learn.loss_func = self.originals
         self.originals = None
 
-def _hooked(model): return any(m._forward_hooks or m._backward_hooks for m in model.modules())
+# %% ../nbs/06_gpu.ipynb #6c9d0033
+@patch
+def begin_fit(self:Compile):
+    "RuntimeError if a compiler is missing, ValueError if there are hooks on layers, which compiled code does not reliably call."
+    missing = missing_compiler(next(self.model.parameters()).device)
+    if missing and self.kwargs.get('backend', 'inductor')=='inductor': raise RuntimeError(f'Compile needs {missing}, which is not on this machine; leave Compile out to train without')
+    if _hooked(self.model): raise ValueError('a hook on a layer may not be called, or not each time, when the model is compiled: Compile cannot be used with it')
+    learn = self.learn
+    self.originals = learn.model,learn.loss_func
+    learn.model,learn.loss_func = (torch.compile(f, **self.kwargs) for f in self.originals)
 
 # %% ../nbs/06_gpu.ipynb #65703c25
 class Recording(TorchDispatchMode):
@@ -231,8 +259,11 @@ class Recording(TorchDispatchMode):
         self.operations.append((func, args, kwargs or {}, out))
         return out
 
-    @torch.no_grad() # what belongs to backward was recorded as operations, too
-    def replay(self):
+# %% ../nbs/06_gpu.ipynb #6c9d0038
+@patch
+def replay(self:Recording):
+    "Do the recorded operations again."
+    with torch.no_grad(): # what belongs to backward was recorded as operations, too
         for func,args,kwargs,out in self.operations:
             for old,new in zip(_tensors(out), _tensors(func(*args, **kwargs))):
                 if old.untyped_storage().data_ptr()!=new.untyped_storage().data_ptr(): old.copy_(new) # else a view, or changed in place
@@ -268,6 +299,8 @@ def after_replay(self:AvgStatsCallback):
     self.train_stats.count += batch_size(self.xb)
 
 # %% ../nbs/06_gpu.ipynb #05c7ed29
+def _shapes(batch): return [(t.shape, t.dtype, t.device) for t in _tensors(batch)]
+
 class CudaGraph(Callback):
     "Records one training step, after a few ordinary ones, and replays it for all batches of the same shape: as one command to the GPU."
     order = 100 # the last to change a batch, and the last after a step
@@ -279,10 +312,6 @@ class CudaGraph(Callback):
         check_int('warmup', warmup, 1)
         self.warmup,self.make = warmup,recording
 
-    def begin_fit(self):
-        self.steps,self.recording,self.busy = 0,None,False
-        self.before = [] # what `fused` and `foreach` were in each parameter group
-
     def begin_batch(self):
         if not self.in_train: return
         batch = self.run.xb,self.run.yb
@@ -291,34 +320,17 @@ class CudaGraph(Callback):
         self.steps += 1
         if self.steps>self.warmup: self._record(batch)
 
-    def after_step(self):
-        if not self.busy: return
-        self.recording.stop()
-        if not self.recording.computes: self.recording.replay()
-        self._end_recording()
-        self.static_loss = self.loss.detach()
-        self.run.loss,self.run.pred = self.static_loss.clone(),None
-
-    def after_batch(self):
-        if not self.busy: return
-        error = sys.exc_info()[1] # what ended the batch before the step, if it was an exception
-        self._abandon()
-        if error is None or isinstance(error, Exception): raise RuntimeError('the training step could not be recorded: ' + (
-            f'{type(error).__name__}: {error}' if error else 'a callback ended the batch before the step')) from error
-
-    def after_fit(self):
-        for group,before in zip(self.opt.param_groups, self.before): group.update(before)
-        self.recording = self.inputs = self.static_loss = self.lrs = None
-
-def _shapes(batch): return [(t.shape, t.dtype, t.device) for t in _tensors(batch)]
-
-# %% ../nbs/06_gpu.ipynb #7b70f3dd
+# %% ../nbs/06_gpu.ipynb #6c9d003c
 @patch
-def _prepare(self:CudaGraph):
-    "Set the optimiser up. ValueError for what cannot be recorded."
-    self.replayed = [cb for cb in self.run.cbs if hasattr(cb, 'after_replay')]
-    device = next(self.model.parameters()).device
-    if self.make is CudaRecording and device.type!='cuda': raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
+def begin_fit(self:CudaGraph):
+    "Begin with nothing recorded."
+    self.steps,self.recording,self.busy = 0,None,False
+    self.before = [] # what `fused` and `foreach` were in each parameter group
+
+# %% ../nbs/06_gpu.ipynb #6c9d003e
+@patch
+def _check_callbacks(self:CudaGraph):
+    "ValueError if a callback cannot be used with a recorded step."
     for cb in self.run.cbs:
         for event in self.inner:
             if cb is not self and event in dir(cb) and cb not in self.replayed:
@@ -327,6 +339,15 @@ def _prepare(self:CudaGraph):
         if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'): raise ValueError(f"mode {cb.kwargs['mode']!r} of torch.compile records CUDA graphs by itself: use it or CudaGraph, not both")
         if isinstance(cb, ParamScheduler) and (cb.pname!='lr' if cb.targets is None else any(isinstance(t, nn.Module) for t in cb.targets)):
             raise ValueError(f'a schedule of {cb.pname!r} would stay at its value in the recorded step: CudaGraph can follow a schedule of lr, or of something that acts before the model')
+
+# %% ../nbs/06_gpu.ipynb #7b70f3dd
+@patch
+def _prepare(self:CudaGraph):
+    "Set the optimiser up. ValueError for what cannot be recorded."
+    self.replayed = [cb for cb in self.run.cbs if hasattr(cb, 'after_replay')]
+    device = next(self.model.parameters()).device
+    if self.make is CudaRecording and device.type!='cuda': raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
+    self._check_callbacks()
     if _hooked(self.model): raise ValueError('a hook on a layer would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
     for group in self.opt.param_groups:
         if 'fused' not in group: raise ValueError(f"{type(self.opt).__name__} cannot be recorded, since its learning rate would be baked in: CudaGraph needs one of PyTorch's optimisers that can be fused")
@@ -351,11 +372,23 @@ def _record(self:CudaGraph, batch):
     self.recording,self.busy = self.make(),True
     self.recording.start()
 
+# %% ../nbs/06_gpu.ipynb #6c9d0042
 @patch
 def _end_recording(self:CudaGraph):
     self.busy = False
     for group,old in zip(self.opt.param_groups, self.changed): group.update(old)
 
+@patch
+def after_step(self:CudaGraph):
+    "End the recording. If nothing was computed while it was made, do the step."
+    if not self.busy: return
+    self.recording.stop()
+    if not self.recording.computes: self.recording.replay()
+    self._end_recording()
+    self.static_loss = self.loss.detach()
+    self.run.loss,self.run.pred = self.static_loss.clone(),None
+
+# %% ../nbs/06_gpu.ipynb #6c9d0045
 @patch
 def _abandon(self:CudaGraph):
     "End a recording that failed."
@@ -364,6 +397,16 @@ def _abandon(self:CudaGraph):
     try: recording.stop()
     except RuntimeError: pass # CUDA refuses to finish it, which is what we want
 
+@patch
+def after_batch(self:CudaGraph):
+    "RuntimeError if the batch ended before its step was recorded."
+    if not self.busy: return
+    error = sys.exc_info()[1] # what ended the batch before the step, if it was an exception
+    self._abandon()
+    if error is None or isinstance(error, Exception): raise RuntimeError('the training step could not be recorded: ' + (
+        f'{type(error).__name__}: {error}' if error else 'a callback ended the batch before the step')) from error
+
+# %% ../nbs/06_gpu.ipynb #6c9d0048
 @patch
 def _replay(self:CudaGraph, batch):
     "Do the recorded step with another batch."
@@ -374,3 +417,10 @@ def _replay(self:CudaGraph, batch):
     self.run.loss = self.static_loss.clone()
     for cb in self.replayed: cb.after_replay()
     return True
+
+# %% ../nbs/06_gpu.ipynb #6c9d004c
+@patch
+def after_fit(self:CudaGraph):
+    "Give the optimiser its settings back, and keep nothing."
+    for group,before in zip(self.opt.param_groups, self.before): group.update(before)
+    self.recording = self.inputs = self.static_loss = self.lrs = None

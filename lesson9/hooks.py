@@ -83,28 +83,19 @@ class ActivationStats(HooksCallback):
         self.near,self.bins,self.limits,self.grad_limits = near,bins,limits,grad_limits
         self.outs,self.grads = [],[] # for each layer a tensor of shape (batches, 3+bins): mean, deviation, share near zero, histogram
 
-    def begin_fit(self):
-        super().begin_fit()
-        for hook in self.hooks: hook.outs,hook.grads = [],[]
-
     def look(self, hook, module, inp, out):
         if not self.in_train: return
         hook.outs.append(self.row(out.detach(), out.detach().abs(), self.limits))
         if out.requires_grad: out.register_hook(lambda g: hook.grads.append(self.row(g, g.abs().clamp_min(1e-30).log10(), self.grad_limits)))
 
-    def row(self, t, values, limits):
-        "The numbers of one batch, as a tensor on its device."
-        t,values = t.float(),values.float().clamp(*limits)
-        return torch.cat([torch.stack([t.mean(), t.std(), (t.abs()<self.near).float().mean()]), torch.histc(values, self.bins, *limits)])
+# %% ../nbs/07_hooks.ipynb #7e3c0a09
+@patch
+def row(self:ActivationStats, t, values, limits):
+    "The numbers of one batch, as a tensor on its device."
+    t,values = t.float(),values.float().clamp(*limits)
+    return torch.cat([torch.stack([t.mean(), t.std(), (t.abs()<self.near).float().mean()]), torch.histc(values, self.bins, *limits)])
 
-    def after_epoch(self):
-        hooks = self.hooks or []
-        self.outs  = _moved(self.outs,  [hook.outs  for hook in hooks])
-        self.grads = _moved(self.grads, [hook.grads for hook in hooks])
-    def after_fit(self):
-        self.after_epoch() # a cancelled fit has no last one
-        super().after_fit()
-
+# %% ../nbs/07_hooks.ipynb #7e3c0a0c
 def _moved(kept, rows):
     "`kept`, with the new rows of each layer behind it; one copy from the device for all. The lists of rows are emptied."
     if not any(rows): return kept
@@ -112,6 +103,28 @@ def _moved(kept, rows):
     new = together.cpu().split([len(r) for r in rows if r])   # of each layer again
     for r in rows: r.clear()
     return [torch.cat(pair) for pair in zip(kept, new, strict=True)] if kept else list(new)
+
+# %% ../nbs/07_hooks.ipynb #7e3c0a0f
+@patch
+def begin_fit(self:ActivationStats):
+    "Register the hooks, each with a list for the rows of the outputs and one for those of the gradients."
+    super(ActivationStats, self).begin_fit()
+    for hook in self.hooks: hook.outs,hook.grads = [],[]
+
+# %% ../nbs/07_hooks.ipynb #7e3c0a11
+@patch
+def after_epoch(self:ActivationStats):
+    "Move the rows of the epoch to the processor, behind those of earlier ones."
+    hooks = self.hooks or []
+    self.outs  = _moved(self.outs,  [hook.outs  for hook in hooks])
+    self.grads = _moved(self.grads, [hook.grads for hook in hooks])
+
+# %% ../nbs/07_hooks.ipynb #7e3c0a12
+@patch
+def after_fit(self:ActivationStats):
+    "Move what is left of a cancelled epoch, and remove the hooks."
+    self.after_epoch()
+    super(ActivationStats, self).after_fit()
 
 # %% ../nbs/07_hooks.ipynb #6e556e7e
 @patch(as_prop=True)

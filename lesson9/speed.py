@@ -27,28 +27,32 @@ class Profile(Callback):
         for event,fs in self.run.listeners.items():
             if event not in ('begin_fit', 'after_fit'): self.run.listeners[event] = [self.timed(event, fs)]
 
-    def timed(self, event, fs):
-        "One function that calls `fs` as the Runner does, and notes the time."
-        note,clock,now = self.keys.append,self.times.append,self.mark if self.cuda else time.perf_counter
-        arrived,calls = (event, None),[(f, (event, f.__self__.name)) for f in fs]
-        def call():
-            note(arrived); clock(now())
-            for f,key in calls:
-                stop = f()
-                note(key); clock(now())
-                if stop is True: return True
-        return call
-
-    def mark(self):
-        "A mark in the queue of the current CUDA stream. In a recording by `CudaGraph` none can be dated: there, the last one again."
-        if torch.cuda.is_current_stream_capturing(): return self.times[-1]
-        mark = torch.cuda.Event(enable_timing=True)
-        mark.record()
-        return mark
-
     def begin_epoch(self): self.add_up()
     def after_fit(self): self.add_up()
     def part(self, before, event): return 'data' if event=='begin_batch' else self.parts.get((before, event), 'rest')
+
+# %% ../nbs/10_speed.ipynb #10c9d00a
+@patch
+def timed(self:Profile, event, fs):
+    "One function that calls `fs` as the Runner does, and notes the time."
+    note,clock,now = self.keys.append,self.times.append,self.mark if self.cuda else time.perf_counter
+    arrived,calls = (event, None),[(f, (event, f.__self__.name)) for f in fs]
+    def call():
+        note(arrived); clock(now())
+        for f,key in calls:
+            stop = f()
+            note(key); clock(now())
+            if stop is True: return True
+    return call
+
+# %% ../nbs/10_speed.ipynb #10c9d00d
+@patch
+def mark(self:Profile):
+    "A mark in the queue of the current CUDA stream. In a recording by `CudaGraph` none can be dated: there, the last one again."
+    if torch.cuda.is_current_stream_capturing(): return self.times[-1]
+    mark = torch.cuda.Event(enable_timing=True)
+    mark.record()
+    return mark
 
 # %% ../nbs/10_speed.ipynb #fb10aa02
 @patch
