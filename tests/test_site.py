@@ -209,3 +209,9 @@ def test_a_broken_notebook_stops_the_build(tmp_path):
     for line in ('data.html: 09_gone.html (no such file)', 'data.html: index.html#lost (no such anchor)', 'data.html: none.png (no such file)'):
         assert line in run.stdout.replace('09_gone.ipynb', '09_gone.html')
     assert 'a file named 00_data.ipynb here' in (tmp_path/'_docs'/'data.html').read_text(encoding='utf-8') # only links are renamed
+
+def test_cells_for_readers_are_saved_without_output():
+    "What a slider showed when somebody moved it is no use to anybody else; `make lessons` clears it."
+    for path in sorted((ROOT/'nbs').glob('*.ipynb')):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            if '#| notest' in ''.join(cell['source']): assert cell['outputs']==[], (path.name, cell['id'])
