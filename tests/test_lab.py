@@ -10,10 +10,7 @@ from urllib.request import urlopen
 import nbformat, pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome'])), None)
-sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: JupyterLab was not tested')
 pytest.importorskip('jupyterlab', reason='jupyterlab is not installed: JupyterLab was not tested')
-if not CHROMIUM: pytest.skip('no Chromium on the PATH: JupyterLab was not tested', allow_module_level=True)
 
 LESSON = '02b_initializing.ipynb' # the quickest with random numbers, and pictures of them
 PATIENCE = 180                    # seconds that anything but the lesson may take: the machine may be busy
@@ -103,13 +100,6 @@ def stop(server):
 def answers(url):
     try: return urlopen(url, timeout=5).status==200
     except OSError: return False
-
-@pytest.fixture(scope='module')
-def browser():
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'], timeout=PATIENCE*1000)
-        yield browser
-        browser.close()
 
 def opened(browser, address, name):
     "A tab with notebook `name`, its kernel ready; `tab.strangers` has requests to other hosts."
