@@ -76,7 +76,7 @@ def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, address, axe, pag
     assert violations(tab, axe) == []
     assert (errors, strangers) == ([], [])
 
-@pytest.mark.parametrize('word, page', [('DeviceCallback', 'callbacks.html'), ('coroutine', 'minibatch_training.html')])
+@pytest.mark.parametrize('word, page', [('DeviceCallback', 'callbacks.html'), ('coroutine', 'minibatch_training.html'), ('square images', 'why_sqrt5.html')])
 def test_search_leads_to_the_heading_over_the_word(tab, word, page):
     tab.goto('/index.html')
     tab.locator('#quarto-search input, .aa-Input').first.click()
@@ -89,7 +89,7 @@ def test_search_leads_to_the_heading_over_the_word(tab, word, page):
     anchor = tab.evaluate('decodeURIComponent(location.hash.slice(1))')
     section = tab.locator(f'[id="{anchor}"]')
     assert word in section.evaluate('e => (e.closest("section") ?? e).textContent')
-    heading = tab.locator(f'[id="{anchor}"]:is(h1, h2, h3, h4), [id="{anchor}"] :is(h1, h2, h3, h4)').first.bounding_box()
+    heading = tab.locator(f'[id="{anchor}"]:is(h1, h2, h3, h4), [id="{anchor}"] :is(h1, h2, h3, h4, .callout-header)').first.bounding_box()
     header = tab.locator('#quarto-header').bounding_box()
     assert header['y']+header['height'] <= heading['y'] < 450, 'the heading is not in the upper half of the window'
 

@@ -71,6 +71,11 @@ def test_search_knows_symbols_and_prose():
         found = json.loads((DOCS/'search.json').read_text(encoding='utf-8'))
         def hits(word): return {entry['href'].split('#')[0] for entry in found if word in entry['title']+entry['section']+entry['text']}
         assert 'callbacks.html' in hits('DeviceCallback') and 'minibatch_training.html' in hits('coroutine')
+        questions = {html.unescape(re.sub('<[^>]+>', '', title)) for page in (DOCS/f'{name}.html' for name in ORDER)
+                     for title in re.findall(r'role="button"[^>]*data-bs-toggle.*?flex-fill">(.*?)</div>', page.read_text(encoding='utf-8'), re.S)}
+        assert len(questions)>30 and questions <= {entry['section'] for entry in found}
+        texts = {entry['href']: entry['text'] for entry in found}
+        assert "t in [('weight', conv.weight)" in texts['why_sqrt5.html#its-numbers'] and 'shrinks what goes through it' in texts['why_sqrt5.html#its-numbers'] # what stands behind a `<` in code
 
 def test_search_leads_to_headings(pages):
     if (DOCS/'search.json').exists():

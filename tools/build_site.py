@@ -13,7 +13,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
 from site_links import broken_links
-from smalldocs_site import formulas, hanging_lines, picture_sizes, rename_pages, unpack_pictures, view_source
+from smalldocs_site import formulas, hanging_lines, name_questions, picture_sizes, rename_pages, search_index, unpack_pictures, view_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC,DOCS = ROOT/'_proc',ROOT/'_docs'
@@ -81,7 +81,9 @@ def build():
     for name,text in copies.items(): (DOCS/name).write_text(text, encoding='utf-8')
     if not quarto: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
     rewrite('*.html', lambda text,page: finish_for_all(finish_head(finish_links(text, home), page)))
-    if not quarto: rewrite('*.html', lambda text,_: hanging_lines(text))
+    if not quarto:
+        rewrite('*.html', lambda text,_: name_questions(hanging_lines(text)))
+        search_index(DOCS)
     rewrite('*.css', lambda text,_: drop_web_fonts(text))
     for path in DOCS.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 
