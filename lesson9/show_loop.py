@@ -72,8 +72,9 @@ def begin_step(self:LoopTrace,
     run,before = vars(self.run),perf_counter()-self.ended
     where = {k: run.get(k, 0) for k in ('epoch', 'in_train', 'iter')}
     in_batch = event in _work or event=='after_cancel_batch'
+    work = _work.get(event) if event!='after_batch' or self.step.event=='after_step' else None # without a step nothing is zeroed
     kept = where['epoch']==0 and (not in_batch or where['iter']<self.batches) or event in ('after_fit', 'after_cancel_train')
-    self.step = SimpleNamespace(event=event, in_batch=in_batch, before=before, calls=[], **where)
+    self.step = SimpleNamespace(event=event, in_batch=in_batch, work=work, before=before, calls=[], **where)
     if kept: self.steps.append(self.step)
 
 @patch
@@ -126,9 +127,8 @@ def _text(steps):
     for step in steps:
         if _part(step)!=part and _part(step): lines.append(f'-- {_part(step)}')
         part = _part(step)
-        work = _work.get(step.event) if step.in_train or step.event!='after_batch' else None # validation zeroes nothing
-        lines.append(f'{step.event}' + (f'  (before it {work}, {_time(step.before)})' if work else ''))
-        lines += [f'    {call.name:18}{_time(call.seconds):>8}  {_did(call)}'.rstrip() for call in step.calls]
+        lines.append(f'{step.event}' + (f'  (before it {step.work}, {_time(step.before)})' if step.work else ''))
+        lines += [f'    {call.name:22}{_time(call.seconds):>8}  {_did(call)}'.rstrip() for call in step.calls]
     return '\n'.join(lines)
 
 # %% ../nbs/11_show_loop.ipynb #11d0001d
@@ -158,9 +158,9 @@ def _heads(steps, height):
 # %% ../nbs/11_show_loop.ipynb #11d0f004
 def _loop_row(steps, y):
     "What the loop itself does before each event."
-    works = [(i, step, _work[step.event]) for i,step in enumerate(steps) if step.event in _work and (step.in_train or step.event!='after_batch')]
+    works = [(i, step) for i,step in enumerate(steps) if step.work]
     return [_label(0, y, 'the loop', more='font-weight="bold"'),
-            *(_box(i, y, step.before, f'{work}, before {step.event}') + _label(_left+_column*(i+.5), y+13, work, 9.5, 'text-anchor="middle"') for i,step,work in works)]
+            *(_box(i, y, step.before, f'{step.work}, before {step.event}') + _label(_left+_column*(i+.5), y+13, step.work, 9.5, 'text-anchor="middle"') for i,step in works)]
 
 def _callback_row(steps, name, y):
     "The calls of one callback, and what it reads and writes in all."

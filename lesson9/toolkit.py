@@ -42,7 +42,7 @@ def epoch_row(
 # %% ../nbs/08_toolkit.ipynb #7001000d
 def _cell(name, value):
     "What a table shows for `value`."
-    if name=='seconds': return f'{value:.1f}'
+    if name=='seconds': return f'{value:.2f}'
     return f'{value:.4f}' if isinstance(value, float) else str(value)
 
 def _line(row, head=False):
@@ -122,6 +122,7 @@ class _Bar(tqdm): monitor_interval = 0 # without a thread that looks after bars
 # %% ../nbs/08_toolkit.ipynb #7001f006
 @patch
 def after_epoch(self:ProgressCallback):
+    "Show the row of an epoch in which something was trained."
     self._close_bar()
     if self.n_iter==0: return # nothing was trained: somebody validates
     rows = len(self.history)
@@ -132,8 +133,10 @@ def after_epoch(self:ProgressCallback):
         self.screen.row({k: row[k] for k in row if k!='seconds'} | {'seconds': row['seconds']}) # which come last
     self.start = perf_counter()
 
+# %% ../nbs/08_toolkit.ipynb #7001f030
 @patch
 def after_fit(self:ProgressCallback):
+    "Wipe the bar out, also after an exception, and draw the plot once more."
     self._close_bar() # also after an exception
     if self.screen is None: return # it never began
     if self.plot and self.points and self.n_iter: self._draw()
@@ -295,30 +298,40 @@ class LRFinder(Callback):
 
 # %% ../nbs/08_toolkit.ipynb #7001f010
 @patch(as_prop=True)
-def smoothed(self:LRFinder): return smooth(self.losses, self.beta)
+def smoothed(self:LRFinder):
+    "The losses, smoothed."
+    return smooth(self.losses, self.beta)
 
+# %% ../nbs/08_toolkit.ipynb #7001f031
 @patch
 def exploded(self:LRFinder):
+    "Whether the smoothed loss is `explode` times the smallest, or not a number."
     low = min(self.smoothed)
     return not self.smoothed[-1]<=low+(self.explode-1)*abs(low) # also where it is not a number
 
 # %% ../nbs/08_toolkit.ipynb #7001f012
 @patch
 def begin_batch(self:LRFinder):
+    "Set the learning rate of this batch."
     if not self.in_train: return
     if self.n_iter==0: self.lrs,self.losses = [],[]
     for group in self.opt.param_groups: group['lr'] = self.sched(self.n_iter/(self.n-1))
 
+# %% ../nbs/08_toolkit.ipynb #7001f032
 @patch
 def after_batch(self:LRFinder):
+    "Note the loss; end the search when it explodes, or after `n` batches."
     if not self.in_train: return
     if self.run.loss is not None:
         self.lrs.append(self.opt.param_groups[-1]['lr'])
         self.losses.append(self.run.loss.item())
     if self.n_iter>=self.n or self.losses and self.exploded(): raise CancelTrainException()
 
+# %% ../nbs/08_toolkit.ipynb #7001f033
 @patch
-def begin_validate(self:LRFinder): return self.n_iter>0 # True leaves it out; else somebody only validates
+def begin_validate(self:LRFinder):
+    "Leave the validation out, unless nothing but that is wanted."
+    return self.n_iter>0
 
 # %% ../nbs/08_toolkit.ipynb #70010031
 @patch
@@ -384,6 +397,7 @@ class GradientAccumulation(Callback):
 # %% ../nbs/08_toolkit.ipynb #7001f01a
 @patch
 def after_backward(self:GradientAccumulation):
+    "No step until the group is complete; then the mean gradient of its samples."
     if len(self.sizes)<self.n and self.iter<self.iters-1: return True
     total = sum(self.sizes)/self.sizes[0]
     for p in _params(self.opt):
@@ -577,21 +591,30 @@ def _close(self:Metrics, part):
 # %% ../nbs/08_toolkit.ipynb #7001f01f
 @patch
 def after_loss(self:Metrics):
+    "Hand the batch on to all metrics."
     self.count += 1
     pred = map_tensors(Tensor.detach, self.run.pred)
     for m in self.metrics.values(): m.update(pred, self.run.yb)
 
+# %% ../nbs/08_toolkit.ipynb #7001f034
 @patch
-def begin_validate(self:Metrics): self._close('train')
+def begin_validate(self:Metrics):
+    "Training is over: compute."
+    self._close('train')
 
+# %% ../nbs/08_toolkit.ipynb #7001f035
 @patch
 def after_epoch(self:Metrics):
+    "Compute, and write the row of the epoch."
     self._close('train' if self.in_train else 'valid')
     if self.row: self.history.append({'epoch': self.epoch} | self.row)
     self.row = {}
 
+# %% ../nbs/08_toolkit.ipynb #7001f036
 @patch
-def after_fit(self:Metrics): self.start() # some keep the predictions of all batches
+def after_fit(self:Metrics):
+    "Start anew, since some metrics keep the predictions of all batches."
+    self.start()
 
 # %% ../nbs/08_toolkit.ipynb #70010070
 class CSVLogger(Callback):
@@ -643,11 +666,13 @@ class TensorBoardLogger(Recorder):
 # %% ../nbs/08_toolkit.ipynb #7001f021
 @patch
 def after_epoch(self:TensorBoardLogger):
+    "Write the batches of the epoch, and its row."
     if self.writer is None: return
     self.write_batches()
     for name,value in epoch_row(self.run).items():
         if isinstance(value, float): self.writer.add_scalar(name.replace('_', '/', 1), value, len(self.losses))
 
+# %% ../nbs/08_toolkit.ipynb #7001f037
 @patch
 def write_batches(self:TensorBoardLogger):
     "Write what has been recorded since the last time."
