@@ -67,6 +67,7 @@ def _find(path, *names):
     found = {}
     for p in sorted(path.iterdir()): # a file that is there with and without .gz counts once
         name = p.name.removesuffix('.gz')
+        # some copies of MNIST are called train-images.idx3-ubyte, with a dot
         if name.replace('.idx', '-idx').endswith(names): found.setdefault(name, p)
     if len(found)==1: return next(iter(found.values()))
     if not found: raise FileNotFoundError(f"{path} has no file *{' or *'.join(names)} (.gz)")
