@@ -86,7 +86,8 @@ class Callback:
     def __getattr__(self, k):
         if k.startswith('__') or self.run is None:
             raise AttributeError(f'{type(self).__name__} has no attribute {k!r}' + ' before a fit'*(k in run_state))
-        return getattr(self.run, k)
+        try: return getattr(self.run, k)
+        except AttributeError as e: raise AttributeError(f'{type(self).__name__}: {e}', name=k, obj=self.run) from None
 
     def __setattr__(self, k, v):
         if k in run_state:
