@@ -331,8 +331,6 @@ def begin_batch(self:CudaGraph):
     if self.steps>self.warmup: self._record(batch)
 
 # %% ../nbs/06_gpu.ipynb #6c9d003e
-#| code-fold: true
-#| code-summary: "What is refused: callbacks"
 @patch
 def _check_callbacks(self:CudaGraph):
     "ValueError if a callback cannot be used with a recorded step."
