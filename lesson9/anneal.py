@@ -102,15 +102,6 @@ class Schedule:
     def __call__(self, pos): return self.f(pos)
     def __repr__(self): return self.text
 
-    def _repr_html_(self):
-        values = [self(i/50) for i in range(51)]
-        if not all(isinstance(v, (int, float)) for v in values): return f'<code>{escape(self.text)}</code>' # a pair, say, cannot be drawn
-        low,high = min(values),max(values)
-        points = ' '.join(f'{4*i+6},{66-60*(v-low)/(high-low or 1):.1f}' for i,v in enumerate(values))
-        scale = ''.join(f'<text x="212" y="{y}" font-size="11" fill="currentColor">{v:.3g}</text>' for v,y in {low: 70, high: 13}.items())
-        return (f'<figure class="schedule"><svg width="262" height="76" role="img" aria-label="From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}">'
-                f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>{scale}</svg><figcaption><code>{escape(self.text)}</code></figcaption></figure>')
-
 # %% ../nbs/05_anneal.ipynb #b32a012f
 def annealer(
     f, # `f(start, end, ..., pos)` gives the value at `pos`, from 0 to 1
@@ -129,6 +120,20 @@ def annealer(
 
     make.__signature__ = signature
     return make
+
+# %% ../nbs/05_anneal.ipynb #a51c0003
+@patch
+def _repr_html_(self:Schedule):
+    values = [self(i/50) for i in range(51)]
+    if not all(isinstance(v, (int, float)) for v in values): return f'<code>{escape(self.text)}</code>' # a pair, say, cannot be drawn
+    low,high = min(values),max(values)
+    points = ' '.join(f'{4*i+6},{66-60*(v-low)/(high-low or 1):.1f}' for i,v in enumerate(values))
+    labels = [(70, low), (13, high)] if high>low else [(70, low)] # how far down, and the value
+    scale = ''.join(f'<text x="212" y="{y}" font-size="11" fill="currentColor">{v:.3g}</text>' for y,v in labels)
+    label = f'From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}' # for those who do not see it
+    return (f'<figure class="schedule"><svg width="262" height="76" role="img" aria-label="{label}">'
+            f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>{scale}</svg>'
+            f'<figcaption><code>{escape(self.text)}</code></figcaption></figure>')
 
 # %% ../nbs/05_anneal.ipynb #c9dcbfe4
 @annealer
@@ -252,7 +257,7 @@ class ParamScheduler(Callback):
 # %% ../nbs/05_anneal.ipynb #0983a98d
 @patch
 def begin_batch(self:ParamScheduler):
-    "Set the hyperparameter, as far as the fit has come."
+    "Set the hyperparameter to its value at this point of the fit."
     run = self.run
     if not run.in_train: return
     pos = run.n_epochs/run.epochs

@@ -118,7 +118,7 @@ def half_dtype(
 # %% ../nbs/06_gpu.ipynb #e9fa779a
 class MixedPrecision(Callback):
     "Predicts and computes the loss under autocast, which uses half precision where that is safe; with float16, scales gradients so that small ones are not lost."
-    order = 5 # gradients are unscaled once a step: not called when an earlier callback leaves the step out, and before later ones look at them
+    order = 5 # Gradients are unscaled once for each step. So it comes after callbacks that leave the step out, and before those that look at gradients.
     def __init__(self,
         dtype=None, # `torch.bfloat16` or `torch.float16`; default: `half_dtype` of the model's device
     ): self.dtype,self.scaler,self.autocast,self.inside = dtype,None,None,False
@@ -299,8 +299,6 @@ def after_replay(self:AvgStatsCallback):
     self.train_stats.count += batch_size(self.xb)
 
 # %% ../nbs/06_gpu.ipynb #05c7ed29
-def _shapes(batch): return [(t.shape, t.dtype, t.device) for t in _tensors(batch)]
-
 class CudaGraph(Callback):
     "Records one training step, after a few ordinary ones, and replays it for all batches of the same shape: as one command to the GPU."
     order = 100 # the last to change a batch, and the last after a step
@@ -312,20 +310,25 @@ class CudaGraph(Callback):
         check_int('warmup', warmup, 1)
         self.warmup,self.make = warmup,recording
 
-    def begin_batch(self):
-        if not self.in_train: return
-        batch = self.run.xb,self.run.yb
-        if self.recording: return self._replay(batch) if _shapes(batch)==self.shapes else None
-        if self.steps==0: self._prepare()
-        self.steps += 1
-        if self.steps>self.warmup: self._record(batch)
-
 # %% ../nbs/06_gpu.ipynb #6c9d003c
 @patch
 def begin_fit(self:CudaGraph):
     "Begin with nothing recorded."
     self.steps,self.recording,self.busy = 0,None,False
     self.before = [] # what `fused` and `foreach` were in each parameter group
+
+# %% ../nbs/06_gpu.ipynb #b6d00004
+def _shapes(batch): return [(t.shape, t.dtype, t.device) for t in _tensors(batch)]
+
+@patch
+def begin_batch(self:CudaGraph):
+    "An ordinary step, the one that is recorded, or a replay."
+    if not self.in_train: return
+    batch = self.run.xb,self.run.yb
+    if self.recording: return self._replay(batch) if _shapes(batch)==self.shapes else None
+    if self.steps==0: self._prepare()
+    self.steps += 1
+    if self.steps>self.warmup: self._record(batch)
 
 # %% ../nbs/06_gpu.ipynb #6c9d003e
 @patch
@@ -334,25 +337,40 @@ def _check_callbacks(self:CudaGraph):
     for cb in self.run.cbs:
         for event in self.inner:
             if cb is not self and event in dir(cb) and cb not in self.replayed:
-                raise ValueError(f'{type(cb).__name__}.{event} would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
-        if getattr(cb, 'scaler', None): raise ValueError('CudaGraph cannot be used with float16: GradScaler keeps a part of its state in Python')
-        if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'): raise ValueError(f"mode {cb.kwargs['mode']!r} of torch.compile records CUDA graphs by itself: use it or CudaGraph, not both")
+                raise ValueError(f'{type(cb).__name__}.{event} would be called once, when the step is recorded, and not at each replay: '
+                                 'CudaGraph cannot be used with it')
+        if getattr(cb, 'scaler', None):
+            raise ValueError('CudaGraph cannot be used with float16: GradScaler keeps a part of its state in Python')
+        if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'):
+            raise ValueError(f"mode {cb.kwargs['mode']!r} of torch.compile records CUDA graphs by itself: use it or CudaGraph, not both")
         if isinstance(cb, ParamScheduler) and (cb.pname!='lr' if cb.targets is None else any(isinstance(t, nn.Module) for t in cb.targets)):
-            raise ValueError(f'a schedule of {cb.pname!r} would stay at its value in the recorded step: CudaGraph can follow a schedule of lr, or of something that acts before the model')
+            raise ValueError(f'a schedule of {cb.pname!r} would stay at its value in the recorded step: '
+                             'CudaGraph can follow a schedule of lr, or of something that acts before the model')
 
 # %% ../nbs/06_gpu.ipynb #7b70f3dd
+@patch
+def _check_model(self:CudaGraph):
+    "ValueError if the model or the optimiser cannot be recorded."
+    device = next(self.model.parameters()).device
+    if self.make is CudaRecording and device.type!='cuda':
+        raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
+    if _hooked(self.model):
+        raise ValueError('a hook on a layer would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
+    for group in self.opt.param_groups:
+        if 'fused' not in group:
+            raise ValueError(f"{type(self.opt).__name__} cannot be recorded, since its learning rate would be baked in: "
+                             "CudaGraph needs one of PyTorch's optimisers that can be fused")
+
+# %% ../nbs/06_gpu.ipynb #b6d00006
 @patch
 def _prepare(self:CudaGraph):
     "Set the optimiser up. ValueError for what cannot be recorded."
     self.replayed = [cb for cb in self.run.cbs if hasattr(cb, 'after_replay')]
-    device = next(self.model.parameters()).device
-    if self.make is CudaRecording and device.type!='cuda': raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
+    self._check_model()
     self._check_callbacks()
-    if _hooked(self.model): raise ValueError('a hook on a layer would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
-    for group in self.opt.param_groups:
-        if 'fused' not in group: raise ValueError(f"{type(self.opt).__name__} cannot be recorded, since its learning rate would be baked in: CudaGraph needs one of PyTorch's optimisers that can be fused")
-    self.before = [{k: group[k] for k in ('fused', 'foreach')} for group in self.opt.param_groups]
-    for group in self.opt.param_groups: group.update(fused=True, foreach=False)
+    groups = self.opt.param_groups
+    self.before = [{k: group[k] for k in ('fused', 'foreach')} for group in groups]
+    for group in groups: group.update(fused=True, foreach=False)
     self.opt.load_state_dict(self.opt.state_dict()) # what it keeps from an earlier fit goes to the device
 
 # %% ../nbs/06_gpu.ipynb #8017afb4

@@ -57,7 +57,7 @@ def weight_layers(
 # %% ../nbs/07_hooks.ipynb #a7509670
 class HooksCallback(Callback):
     "Hooks that last as long as a fit."
-    order = -15 # on the layers as they are, before `Compile` wraps the model
+    order = -15 # before `Compile`, so that it sees the hooks and refuses
     hooks = None # a `Hooks`, while a fit lasts
     def __init__(self,
         f,                   # as for `Hook`
@@ -266,9 +266,9 @@ def summary(
     model, # an `nn.Module`; left as it was
     xb,    # a batch for it, as for `call_model`
 ): # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output), shown as a table
-    "Layers in the order in which they run: shape of the output, parameters, operations (two for a multiplication and an addition), and memory of the output."
+    "Layers in the order in which they run: shape of the output, parameters, operations (a multiplication and an addition count as two), and memory of the output."
     rows,names,training = _Summary(),{m: name for name,m in model.named_modules()},{m: m.training for m in model.modules()}
-    def look(hook, module, inp, out):
+    def look(hook, module, inp, out): # `counter` is made below, before this is called
         n = sum(p.numel() for p in module.parameters())
         rows.append((names[module], type(module).__name__, tuple(out.shape), n, counter.get_total_flops()-sum(row[4] for row in rows), out.nbytes))
 
