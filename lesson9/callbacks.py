@@ -410,18 +410,17 @@ def _rows(self:Learner):
 @patch
 def _rows(self:Runner):
     names = {id(cb): name for name,cb in vars(self).items() if isinstance(cb, Callback)}
-    return [('callback', 'order', 'is called at'), *((names[id(cb)], str(cb.order), ', '.join(e for e in events if e in dir(cb))) for cb in self.cbs)]
+    return [(names[id(cb)], str(cb.order), ', '.join(e for e in events if e in dir(cb))) for cb in self.cbs]
 
 # %% ../nbs/04_callbacks.ipynb #0de50010
 def _text(self):
-    rows = self._rows()
+    rows = [*filter(None, [self._head]), *self._rows()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join([type(self).__name__, *('  ' + '  '.join(cell.ljust(width) for cell,width in zip(row, widths)).rstrip() for row in rows)])
 
 def _html(self):
     def line(tag, row): return '<tr>' + ''.join(f'<{tag} style="text-align:left">{escape(cell)}</{tag}>' for cell in row) + '</tr>'
-    head,*body = self._rows() if isinstance(self, Runner) else [(), *self._rows()]
-    return f"<table class='table object'><caption>{type(self).__name__}</caption><thead>{line('th', head)*bool(head)}</thead><tbody>{''.join(line('td', row) for row in body)}</tbody></table>"
+    return f"<table class='table object'><caption>{type(self).__name__}</caption><thead>{line('th', self._head)*bool(self._head)}</thead><tbody>{''.join(line('td', row) for row in self._rows())}</tbody></table>"
 
-for cls in (DataBunch, Learner, Runner): cls.__repr__,cls._repr_html_ = _text,_html
-del cls
+for cls,head in (DataBunch, ()), (Learner, ()), (Runner, ('callback', 'order', 'is called at')): cls._head,cls.__repr__,cls._repr_html_ = head,_text,_html
+del cls,head

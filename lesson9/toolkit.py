@@ -153,6 +153,13 @@ def _begin_pass(self:ProgressCallback):
     self.next_show = self.pass_start+self.interval
 
 @patch
+def _close_bar(self:ProgressCallback):
+    "Wipe the bar out."
+    if self.bar is not None: self.bar.close()
+    self.bar = None
+
+# %% ../nbs/08_toolkit.ipynb #7001f041
+@patch
 def _refresh(self:ProgressCallback):
     "Show how things are now. Waits for the device."
     run,stats = self.run,self.train_stats if self.in_train else self.valid_stats
@@ -164,17 +171,12 @@ def _refresh(self:ProgressCallback):
     if len(self.points)>1 and self.plot and perf_counter()>=self.next_draw: self._draw() # one point is no line
     self.next_show = math.inf if self.bar.disable and not self.plot else perf_counter()+self.interval
 
+# %% ../nbs/08_toolkit.ipynb #7001f043
 @patch
 def _show_loss(self:ProgressCallback, total, count):
     self.bar.set_postfix_str(f'loss {total/count:.4f}', refresh=False)
     if self.in_train and count>self.seen[1]: self.points.append((self.n_epochs, (total-self.seen[0])/(count-self.seen[1])))
     self.seen = total,count
-
-@patch
-def _close_bar(self:ProgressCallback):
-    "Wipe the bar out."
-    if self.bar is not None: self.bar.close()
-    self.bar = None
 
 # %% ../nbs/08_toolkit.ipynb #70010014
 @patch
@@ -306,8 +308,9 @@ def smoothed(self:LRFinder):
 @patch
 def exploded(self:LRFinder):
     "Whether the smoothed loss is `explode` times the smallest, or not a number."
-    low = min(self.smoothed)
-    return not self.smoothed[-1]<=low+(self.explode-1)*abs(low) # also where it is not a number
+    smoothed = self.smoothed
+    low = min(smoothed)
+    return not smoothed[-1]<=low+(self.explode-1)*abs(low) # also where it is not a number
 
 # %% ../nbs/08_toolkit.ipynb #7001f012
 @patch
