@@ -11,10 +11,20 @@ from .sqrt5 import *
 from .init import *
 from .minibatch import *
 from .callbacks import *
+from .averages import *
 from .anneal import *
 from .gpu import *
+from .cuda_graph import *
 from .hooks import *
-from .toolkit import *
+from .convnet import *
+from .progress import *
+from .lr_find import *
+from .steps import *
+from .metrics import *
+from .monitor import *
+from .augment import *
+from .recipe import *
+from .mistakes import *
 from .speed import *
 from .show_loop import *
 

@@ -16,6 +16,7 @@ from itertools import accumulate
 import torch
 from fastcore.basics import patch
 
+from .averages import *
 from .callbacks import *
 
 # %% ../nbs/05_anneal.ipynb #03429347
@@ -43,7 +44,7 @@ def _check_names(groups, name):
 # %% ../nbs/05_anneal.ipynb #78e62b03
 class Recorder(Callback):
     "Records the loss and hyperparameters of the optimiser at every training batch, over all fits."
-    order = -1 # before a callback that may end the fit in the same event
+    order = Callback.order - 1 # before a callback that may end the fit in the same event
     def __init__(self,
         *pnames, # hyperparameters to record besides the learning rate, such as 'momentum'
     ):
@@ -68,6 +69,18 @@ class Recorder(Callback):
     @property
     def lrs(self): return [values[-1] for values in self.params['lr']] # of the last parameter group
 
+    def plot_param(self, pname, pgid=-1):
+        "Draw hyperparameter `pname` of parameter group `pgid` (default: the last) against training batches; returns the axes."
+        return _plot([v[pgid] for v in self.params[pname]], {'lr': 'learning rate'}.get(pname, pname))
+
+    def plot_lr(self, pgid=-1):
+        "Draw the learning rate of parameter group `pgid` (default: the last) against training batches; returns the axes."
+        return self.plot_param('lr', pgid)
+
+    def plot_loss(self, skip_last=0):
+        "Draw the training loss against training batches, leaving out the last `skip_last`; returns the axes."
+        return _plot(self.losses[:len(self.losses)-skip_last], 'training loss')
+
 # %% ../nbs/05_anneal.ipynb #726c9c4b
 def _plot(values, ylabel):
     import matplotlib.pyplot as plt # here, because it takes as long to import as everything else together
@@ -75,21 +88,6 @@ def _plot(values, ylabel):
     ax.plot(values, color='black', lw=1)
     ax.set(xlabel='training batch', ylabel=ylabel, title=ylabel.capitalize())
     return ax
-
-@patch
-def plot_param(self:Recorder, pname, pgid=-1):
-    "Draw hyperparameter `pname` of parameter group `pgid` (default: the last) against training batches; returns the axes."
-    return _plot([v[pgid] for v in self.params[pname]], {'lr': 'learning rate'}.get(pname, pname))
-
-@patch
-def plot_lr(self:Recorder, pgid=-1):
-    "Draw the learning rate of parameter group `pgid` (default: the last) against training batches; returns the axes."
-    return self.plot_param('lr', pgid)
-
-@patch
-def plot_loss(self:Recorder, skip_last=0):
-    "Draw the training loss against training batches, leaving out the last `skip_last`; returns the axes."
-    return _plot(self.losses[:len(self.losses)-skip_last], 'training loss')
 
 # %% ../nbs/05_anneal.ipynb #e0a9b489
 class Schedule:
@@ -101,6 +99,18 @@ class Schedule:
 
     def __call__(self, pos): return self.f(pos)
     def __repr__(self): return self.text
+
+    def _repr_html_(self):
+        values = [self(i/50) for i in range(51)]
+        if not all(isinstance(v, (int, float)) for v in values): return f'<code>{escape(self.text)}</code>' # a pair, say, cannot be drawn
+        low,high = min(values),max(values)
+        points = ' '.join(f'{4*i+6},{66-60*(v-low)/(high-low or 1):.1f}' for i,v in enumerate(values))
+        labels = [(70, low), (13, high)] if high>low else [(70, low)] # how far down, and the value
+        scale = ''.join(f'<text x="212" y="{y}" font-size="11" fill="currentColor">{v:.3g}</text>' for y,v in labels)
+        label = f'From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}' # for those who do not see it
+        return (f'<figure class="schedule"><svg width="262" height="76" role="img" aria-label="{label}">'
+                f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>{scale}</svg>'
+                f'<figcaption><code>{escape(self.text)}</code></figcaption></figure>')
 
 # %% ../nbs/05_anneal.ipynb #b32a012f
 def annealer(
@@ -120,20 +130,6 @@ def annealer(
 
     make.__signature__ = signature
     return make
-
-# %% ../nbs/05_anneal.ipynb #a51c0003
-@patch
-def _repr_html_(self:Schedule):
-    values = [self(i/50) for i in range(51)]
-    if not all(isinstance(v, (int, float)) for v in values): return f'<code>{escape(self.text)}</code>' # a pair, say, cannot be drawn
-    low,high = min(values),max(values)
-    points = ' '.join(f'{4*i+6},{66-60*(v-low)/(high-low or 1):.1f}' for i,v in enumerate(values))
-    labels = [(70, low), (13, high)] if high>low else [(70, low)] # how far down, and the value
-    scale = ''.join(f'<text x="212" y="{y}" font-size="11" fill="currentColor">{v:.3g}</text>' for y,v in labels)
-    label = f'From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}' # for those who do not see it
-    return (f'<figure class="schedule"><svg width="262" height="76" role="img" aria-label="{label}">'
-            f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>{scale}</svg>'
-            f'<figcaption><code>{escape(self.text)}</code></figcaption></figure>')
 
 # %% ../nbs/05_anneal.ipynb #c9dcbfe4
 @annealer
@@ -235,7 +231,7 @@ def _set(place, pname, value):
 # %% ../nbs/05_anneal.ipynb #0983a98c
 class ParamScheduler(Callback):
     "Sets a hyperparameter at every training batch, from schedules of how much of the fit is done."
-    order = -5 # before the callbacks that may use what it sets
+    order = DeviceCallback.order + 5 # after the batch is on the device, before the callbacks that use what it sets
     def __init__(self,
         pname,       # the hyperparameter's name, such as 'lr' or 'momentum'
         sched_funcs, # a schedule, or a list with one for each parameter group (or for each of `target`)
@@ -254,11 +250,9 @@ class ParamScheduler(Callback):
             raise ValueError(f'{self.pname!r} is in {len(places)} places (parameter groups or targets), found {len(self.scheds)} schedules')
         for place in places: _check_place(place, self.pname)
 
-# %% ../nbs/05_anneal.ipynb #0983a98d
-@patch
-def begin_batch(self:ParamScheduler):
-    "Set the hyperparameter to its value at this point of the fit."
-    run = self.run
-    if not run.in_train: return
-    pos = run.n_epochs/run.epochs
-    for place,sched in zip(self.places(), self.scheds, strict=True): _set(place, self.pname, sched(pos))
+    def begin_batch(self):
+        "Set the hyperparameter to its value at this point of the fit."
+        run = self.run
+        if not run.in_train: return
+        pos = run.n_epochs/run.epochs
+        for place,sched in zip(self.places(), self.scheds, strict=True): _set(place, self.pname, sched(pos))
