@@ -29,18 +29,6 @@ from .speed import *
 from .show_loop import *
 
 # %% ../nbs/index.ipynb #0957666d
-__all__ = [name for name in dir() if not name.startswith('_')] # all that the modules above export, and no more
-
-# %% ../nbs/index.ipynb #5ab0c301
-import sys
-from fastcore.docments import MarkdownRenderer
-from types import FunctionType, MethodType
-
-# %% ../nbs/index.ipynb #5ab0c302
-def _tip(inspected):
-    "What Shift+Tab shows of something from here: its signature with the comments beside the parameters, and its docstring, as Markdown."
-    obj = inspected.obj
-    if isinstance(obj, (type, FunctionType, MethodType)) and str(obj.__module__).startswith('lesson9.'): return MarkdownRenderer(obj)._repr_markdown_()
-
-_shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-if _shell: _shell.inspector.mime_hooks = {'text/markdown': _tip, **_shell.inspector.mime_hooks}
+_helpers = {'check_int', 'check_loader', 'check_pair', 'call_model', 'run_state', 'ShowsTable', 'list_tensors', 'has_hooks',
+            'loader_generators', 'atomic_write'} # what only the modules themselves use
+__all__ = [name for name in dir() if not name.startswith('_') and name not in _helpers]
