@@ -13,6 +13,7 @@ from .minibatch import *
 from .callbacks import *
 from .averages import *
 from .anneal import *
+from .devices import *
 from .gpu import *
 from .cuda_graph import *
 from .hooks import *

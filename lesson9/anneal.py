@@ -231,7 +231,7 @@ def _set(place, pname, value):
 # %% ../nbs/05_anneal.ipynb #0983a98c
 class ParamScheduler(Callback):
     "Sets a hyperparameter at every training batch, from schedules of how much of the fit is done."
-    order = DeviceCallback.order + 5 # after the batch is on the device, before the callbacks that use what it sets
+    order = TrainEvalCallback.order + 15 # after the batch is on the device, before the callbacks that use what it sets
     def __init__(self,
         pname,       # the hyperparameter's name, such as 'lr' or 'momentum'
         sched_funcs, # a schedule, or a list with one for each parameter group (or for each of `target`)

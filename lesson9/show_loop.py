@@ -15,6 +15,7 @@ from fastcore.basics import patch
 
 from .averages import *
 from .callbacks import *
+from .devices import *
 from .minibatch import *
 
 # %% ../nbs/32_show_loop.ipynb #11d0000d
