@@ -31,5 +31,5 @@ from .show_loop import *
 
 # %% ../nbs/index.ipynb #0957666d
 _helpers = {'check_int', 'check_loader', 'check_pair', 'call_model', 'run_state', 'ShowsTable', 'list_tensors', 'has_hooks',
-            'loader_generators', 'atomic_write'} # what only the modules themselves use
+            'loader_generators', 'atomic_write', 'opt_params'} # what only the modules themselves use
 __all__ = [name for name in dir() if not name.startswith('_') and name not in _helpers]
