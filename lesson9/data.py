@@ -20,7 +20,7 @@ from torch import Tensor
 mnist_path = files('lesson9')/'mnist' # the folder with the bundled MNIST files
 
 # %% ../nbs/00_data.ipynb #d0d0f538
-_idx_types = {0x08: 'u1', 0x09: 'i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4', 0x0E: '>f8'} # in NumPy's notation
+_idx_types = {0x08: 'u1', 0x09: 'i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4', 0x0E: '>f8'} # NumPy's; > is big-endian
 
 def _read(f, n):
     "Read `n` bytes of `f`, or as many as there are."
