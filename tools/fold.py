@@ -27,4 +27,5 @@ def mend(path):
     return len(cells)
 
 if __name__ == '__main__':
-    for path in [Path(p) for p in sys.argv[1:]] or sorted((ROOT/'nbs').glob('*.ipynb')): print(f'{path.name}: {mend(path)} cells changed')
+    paths = [Path(p) for p in sys.argv[1:]] or sorted((ROOT/'nbs').glob('*.ipynb'))
+    for path in paths: print(f'{path.name}: {mend(path)} cells changed')
