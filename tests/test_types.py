@@ -11,13 +11,16 @@ import lesson9
 ROOT = Path(__file__).resolve().parent.parent
 
 def exported_classes():
-    "Classes that the modules of lesson9 export: {class: 'lesson9.all.Class', or where else it is found}."
+    "Classes that lesson9 exports: {class: 'Class' if lesson9.all has it, otherwise 'lesson9.module.Class'}."
     paths = sorted({info.name for info in pkgutil.iter_modules(lesson9.__path__, 'lesson9.')} - {'lesson9.all'})
     modules = [importlib.import_module(path) for path in [*paths, 'lesson9.all']]
     names = [(module, k) for module in modules for k in getattr(module, '__all__', ())]
-    return {getattr(module, k): f'{module.__name__}.{k}' for module,k in names if isinstance(getattr(module, k), type)}
+    full = {getattr(module, k): f'{module.__name__}.{k}' for module,k in names if isinstance(getattr(module, k), type)}
+    return {cls: name.removeprefix('lesson9.all.') for cls,name in full.items()}
 
 CLASSES = exported_classes()
+MODULES = {name.rpartition('.')[0] for name in CLASSES.values()} - {''}
+IMPORTS = ['from lesson9.all import *', *(f'import {module}' for module in sorted(MODULES))]
 
 def methods(cls):
     "Public methods and properties that lesson9 gave to a class, or to one that it inherits from."
@@ -38,11 +41,10 @@ def use(cls, k):
 
 def test_mypy_finds_every_method(tmp_path):
     "It doesn't see what `@patch` adds. What a later lesson adds to `Runner` is declared there: `validate: Callable`."
-    modules = sorted({name.rpartition('.')[0] for name in CLASSES.values()})
-    lines = ['from typing import Any', *(f'import {module}' for module in modules), 'anything: Any']
+    lines = [*IMPORTS, 'from typing import Any', 'anything: Any']
     for i,(cls,name) in enumerate(CLASSES.items()):
         lines += [f'def uses_{i}(obj: {name}):', '    pass', *(f'    {use(cls, k)}' for k in methods(cls))]
-    lines += ['lesson9.all.Runner.no_such_method'] # which mypy does not find
+    lines += ['Runner.no_such_method'] # which mypy does not find
     (tmp_path/'uses.py').write_text('\n'.join(lines))
 
     command = [sys.executable, '-m', 'mypy', 'lesson9', tmp_path/'uses.py']
@@ -58,7 +60,7 @@ def complete(code):
 def test_jedi_finds_every_method():
     missing = []
     for cls,name in CLASSES.items():
-        offered = complete(f"import {name.rpartition('.')[0]}\n{name}.")
+        offered = complete('\n'.join([*IMPORTS, f'{name}.']))
         missing += [f'{name}.{k}' for k in methods(cls) if k not in offered]
     assert not missing, '\n'.join(['', *missing])
 
