@@ -66,7 +66,7 @@ class Learner(ShowsTable):
 
 # %% ../nbs/04_callbacks.ipynb #3f0e9223
 def get_model(data, lr=0.5, nh=50)->tuple[nn.Module, optim.Optimizer]:
-    "A model for `data`, with `nh` hidden units between two linear layers, and plain SGD for it."
+    "A model for `data` (linear, ReLU with `nh` hidden units, linear), and plain SGD for it."
     model = nn.Sequential(nn.Linear(data.train_ds.x.shape[1], nh), nn.ReLU(), nn.Linear(nh, data.c))
     return model, optim.SGD(model.parameters(), lr=lr)
 
@@ -87,7 +87,7 @@ class Callback:
 
     @property
     def name(self):
-        "The class name in snake case, without `Callback`: a `Runner` keeps the callback under this name."
+        "The class name in snake case without `Callback`; a `Runner` keeps it under this name."
         return camel2snake(type(self).__name__.removesuffix('Callback')) or 'callback'
 
     def __getattr__(self, k):
@@ -130,7 +130,7 @@ def check_pair(batch):
     raise TypeError(f'a batch must be a pair (xb, yb), found {found}')
 
 def call_model(model, xb):
-    "Call `model` on `xb`: a tensor, a tuple or list of arguments, or a dict of named arguments."
+    "Call `model` on `xb`: a tensor, a tuple or list of arguments, or a dict of named ones."
     if isinstance(xb, dict): return model(**xb)
     return model(*xb) if isinstance(xb, (tuple, list)) else model(xb)
 
@@ -160,7 +160,7 @@ class Runner(ShowsTable):
         self.cbs.sort(key=attrgetter('order'))
 
     def __call__(self, event):
-        "Call each listener in order; stop at the first that returns True, and return whether one did."
+        "Call each listener in order until one returns True; return whether one did."
         for listener in self.listeners[event]:
             if listener() is True: return True
         return False
@@ -201,7 +201,7 @@ class Runner(ShowsTable):
         check_int('epochs', epochs, 0)
         self._fit(epochs, learn, learn.data.train_dl, learn.data.valid_dl)
 
-    def _fit(self, epochs, learn, train_dl, valid_dl, cbs=()):
+    def _fit(self, epochs, learn, train_dl, valid_dl, cbs=()): # `cbs`: for this fit alone
         if train_dl is not None: check_loader('train_dl', train_dl)
         if valid_dl is not None: check_loader('valid_dl', valid_dl)
         if self.learn is not None: raise RuntimeError('this Runner is in the middle of a fit: use another one inside')
