@@ -22,6 +22,7 @@ from .minibatch import *
 # %% ../nbs/04_callbacks.ipynb #10d99ef3
 class ShowsTable:
     "Base class of objects that are shown as a `Table`."
+    def _rows(self)->list: return []
     def _table(self): return Table(self._rows(), caption=type(self).__name__)
     def __repr__(self): return repr(self._table())
     def _repr_html_(self): return self._table()._repr_html_()
@@ -83,7 +84,7 @@ class CancelBatchException(Exception): "Leave the batch: `after_cancel_batch` an
 class Callback:
     "Base class of callbacks: a `Runner` calls the methods named after `events`."
     order = 0                           # lower is called earlier
-    run:'Runner' = None # type: ignore  # set when a fit starts
+    run:'Runner' = None                 # set when a fit starts
 
     @property
     def name(self):
@@ -137,14 +138,15 @@ def call_model(model, xb):
 # %% ../nbs/04_callbacks.ipynb #02c367d6
 class Runner(ShowsTable):
     "A training loop that calls its callbacks at every step."
-    epochs = epoch = n_epochs = n_iter = iters = iter = 0
-    in_train = False
+    epochs = epoch = n_iter = iters = iter = 0
+    n_epochs,in_train = 0.,False
     learn = xb = yb = pred = loss = listeners = None # type: Any
     model     = property(attrgetter('learn.model'))
     opt       = property(attrgetter('learn.opt'))
     loss_func = property(attrgetter('learn.loss_func'))
     data      = property(attrgetter('learn.data'))
-    if TYPE_CHECKING: # never runs: tells type checkers that callbacks are attributes too
+    if TYPE_CHECKING: # never runs: tells editors and type checkers that later lessons and callbacks add attributes
+        validate = get_preds = show_loop = None # type: Any
         def __getattr__(self, name)->Any: ...
 
     def __init__(self,
@@ -221,6 +223,6 @@ class Runner(ShowsTable):
             finally: self.learn = self.xb = self.yb = self.pred = self.loss = self.listeners = None
 
     def _table(self):
-        names = {id(cb): name for name,cb in vars(self).items() if isinstance(cb, Callback)}
-        rows = [(names[id(cb)], cb.order, ', '.join(e for e in events if e in dir(cb))) for cb in self.cbs]
-        return Table(rows, ['callback', 'order', 'is called at'], type(self).__name__)
+        named = [(name, cb) for name,cb in vars(self).items() if isinstance(cb, Callback)]
+        rows  = [(name, cb.order, ', '.join(e for e in events if e in dir(cb))) for name,cb in named]
+        return Table(sorted(rows, key=lambda row: row[1]), ['callback', 'order', 'is called at'], type(self).__name__)
