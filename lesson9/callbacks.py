@@ -223,6 +223,7 @@ class Runner(ShowsTable):
             finally: self.learn = self.xb = self.yb = self.pred = self.loss = self.listeners = None
 
     def _table(self):
-        named = [(name, cb) for name,cb in vars(self).items() if isinstance(cb, Callback)]
-        rows  = [(name, cb.order, ', '.join(e for e in events if e in dir(cb))) for name,cb in named]
+        rows = [(name, cb.order, _events_of(cb)) for name,cb in vars(self).items() if isinstance(cb, Callback)]
         return Table(sorted(rows, key=lambda row: row[1]), ['callback', 'order', 'is called at'], type(self).__name__)
+
+def _events_of(cb): return ', '.join(event for event in events if event in dir(cb))
