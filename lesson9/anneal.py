@@ -59,7 +59,7 @@ class Recorder(Callback):
     def after_epoch(self):
         if self.waiting: self.losses += torch.stack(self.waiting).tolist()
         self.waiting = []
-    after_fit = after_epoch # after an error an epoch may have no `after_epoch`
+    after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
     @property
     def lrs(self): return [values[-1] for values in self.params['lr']] # of the last parameter group
