@@ -165,7 +165,7 @@ def combine_scheds(
     "Run schedules one after the other. Positions outside 0 to 1 count as 0 or 1."
     if len(pcts)!=len(scheds) or not pcts:
         raise ValueError(f'expected one share for each schedule, found {len(pcts)} shares and {len(scheds)} schedules')
-    if not all(pct>=0 for pct in pcts): raise ValueError(f'shares must be numbers, none negative, found {pcts}')
+    if not all(pct>=0 for pct in pcts): raise ValueError(f'shares must be numbers, none of them negative, found {pcts}')
     if not abs(sum(pcts)-1)<=1e-6: raise ValueError(f'shares must sum to 1, found {pcts} with sum {sum(pcts)}')
 
     pcts,scheds = zip(*[(pct, sched) for pct,sched in zip(pcts, scheds) if pct>0])
