@@ -12,7 +12,6 @@ from functools import partial, wraps
 
 import torch
 
-from .averages import *
 from .callbacks import *
 
 # %% ../nbs/05_anneal.ipynb #03429347
@@ -191,7 +190,7 @@ def cos_1cycle_anneal(
 # %% ../nbs/05_anneal.ipynb #0983a98c
 class ParamScheduler(Callback):
     "Set a hyperparameter at every training batch, from a schedule of how much of the fit is done."
-    order = DeviceCallback.order + 5 # after the batch is on the device, before callbacks that use the hyperparameter
+    order = TrainEvalCallback.order + 15 # once the batch is on the device, before callbacks that use what it sets
     def __init__(self,
         pname,       # the hyperparameter's name, such as 'lr' or 'momentum'
         sched_funcs, # a schedule, or a list with one for each parameter group (or for each of `target`)

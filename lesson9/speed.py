@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from .averages import *
 from .callbacks import *
+from .devices import *
 
 # %% ../nbs/31_speed.ipynb #39735f95
 class Profile(Callback):

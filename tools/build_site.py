@@ -1,8 +1,8 @@
 """Build the site into _docs/, then check every link, anchor and image in it: `python tools/build_site.py`
 
-nbdev processes the notebooks; Quarto renders them where it is on the PATH, and smalldocs, which reads the same _quarto.yml,
-where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links expect
-(`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
+nbdev processes the notebooks; Quarto renders them where it is on the PATH, and smalldocs, which reads the same
+_quarto.yml, where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links
+expect (`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
 (`nbdev_docs` is not used, because it would also write README.md, and another one than tools/readme.py.)"""
 import json, re, shutil, subprocess, sys
 from pathlib import Path
@@ -13,7 +13,8 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
 from site_links import broken_links
-from smalldocs_site import formulas, hanging_lines, name_questions, picture_sizes, rename_pages, search_index, unpack_pictures, view_source
+from smalldocs_site import (formulas, hanging_lines, name_questions, picture_sizes, rename_pages, search_index,
+                            unpack_pictures, view_source)
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC,DOCS = ROOT/'_proc',ROOT/'_docs'
@@ -30,27 +31,38 @@ def rewrite(pattern, change):
 # ---- what both renderers leave undone
 
 def finish_links(text, home):
-    """nbdev links a backticked symbol by the site's full address, in the comments of a signature too, where it can be no link.
-    The first become relative, so that they work wherever the site lies; the second plain."""
+    """nbdev links a backticked symbol by the site's full address, in the comments of a signature too, where no link can
+    be. The first become relative, so that they work wherever the site lies; the second plain."""
     text = re.sub(r'\[(`[^`]+`)\]\(https?://[^)\s]*\)', r'\1', text)
     return text.replace(f'href="{home}', 'href="')
 
 def finish_head(text, page):
     "Where the Markdown copy is, and what kind of thing a social card is about."
-    kind = '' if 'property="og:type"' in text else f'<meta property="og:type" content="{"website" if page.stem=="index" else "article"}">'
+    kind = f'<meta property="og:type" content="{"website" if page.stem=="index" else "article"}">'
+    if 'property="og:type"' in text: kind = ''
     return text.replace('</head>', f'{kind}<link rel="alternate" type="text/markdown" href="{page.name}.md"></head>', 1)
 
-LANDMARKS = {'class="navbar ': 'Site', 'class="quarto-secondary-nav"': 'This page', 'id="quarto-sidebar"': 'Lessons', 'id="TOC"': 'Sections', 'class="page-navigation"': 'Previous and next'}
+LANDMARKS = {
+    'class="navbar ': 'Site', 'class="quarto-secondary-nav"': 'This page', 'id="quarto-sidebar"': 'Lessons',
+    'id="TOC"': 'Sections', 'class="page-navigation"': 'Previous and next',
+}
 
 def finish_for_all(text):
-    """For those who do not see the page or use no mouse: each nav has a name, the header of a folded callout is a button (with no link in
-    it, which a button cannot hold), a table's empty corner is no heading. Keys for that button: in _quarto.yml."""
-    for mark,name in LANDMARKS.items(): text = re.sub(rf'<nav (?![^>]*aria-label)(?=[^>]*{mark})', f'<nav aria-label="{name}" ', text)
-    def button(match): return '<div role="button" tabindex="0" ' + re.sub(r' aria-label="[^"]*"|</?a\b[^>]*>', '', match[1])
+    """For those who do not see the page or use no mouse: each nav has a name, the header of a folded callout is a
+    button (with no link in it, which a button cannot hold), a table's empty corner is no heading. Keys for that button:
+    in _quarto.yml."""
+    for mark,name in LANDMARKS.items():
+        text = re.sub(rf'<nav (?![^>]*aria-label)(?=[^>]*{mark})', f'<nav aria-label="{name}" ', text)
+    def button(match):
+        header = re.sub(r' aria-label="[^"]*"|</?a\b[^>]*>', '', match[1])
+        return '<div role="button" tabindex="0" ' + header
     text = re.sub(r'<div (class="callout-header[^>]*data-bs-toggle.*?)(?=<div id="?callout)', button, text, flags=re.S)
-    text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text) # nbs/styles.css tells it from an answer
-    text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">')
-    text = re.sub(r'(<(?:h3|a href="#)[^>]*>\w+\.)(\w+)(?=</(?:h3|a)>)', r'\1<wbr>\2', text) # Class.method is broken at the point, if at all
+    # nbs/styles.css tells it from an answer
+    text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text)
+    actions = '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">'
+    text = text.replace('<div class="toc-actions">', actions)
+    # Class.method is broken at the point, if at all
+    text = re.sub(r'(<(?:h3|a href="#)[^>]*>\w+\.)(\w+)(?=</(?:h3|a)>)', r'\1<wbr>\2', text)
     return re.sub(r'<th(?: [^>]*)?></th>', '<td></td>', text)
 
 def drop_web_fonts(text):

@@ -1,5 +1,6 @@
-"""The site for those who read Markdown rather than pages, language models among them (llmstxt.org): llms.txt, and beside each page
-`page.html` its copy `page.html.md`. Both are made from the notebooks as nbdev has processed them for the site."""
+"""The site for those who read Markdown rather than pages, language models among them (llmstxt.org): llms.txt, and
+beside each page `page.html` its copy `page.html.md`. Both are made from the notebooks as nbdev has processed them for
+the site."""
 import html, json, re
 
 import yaml
@@ -15,10 +16,11 @@ def fenced(text, language=''):
 
 def from_html(text):
     "What HTML says, for what has no other form: its headings, paragraphs, lists and code."
+    marks = {r'<h\d[^>]*>(.*?)</h\d>': r'\n\n**\1**\n\n', '<p>': '\n\n', '<ul>': '\n', '<li>': '\n- '}
     parts = re.split(r'<pre[^>]*>(.*?)</pre>', text, flags=re.S)
     for i,part in enumerate(parts):
         if not i%2:
-            for pattern,mark in ((r'<h\d[^>]*>(.*?)</h\d>', r'\n\n**\1**\n\n'), ('<p>', '\n\n'), ('<ul>', '\n'), ('<li>', '\n- ')): part = re.sub(pattern, mark, part)
+            for pattern,mark in marks.items(): part = re.sub(pattern, mark, part)
         part = html.unescape(re.sub(r'<[^>]+>', '', part))
         parts[i] = fenced(part, 'python') if i%2 else part.strip()
     return '\n\n'.join(filter(None, parts))
@@ -31,20 +33,22 @@ class Copier:
     ): self.names,self.home = names,re.escape(home)
 
     def links(self, text):
-        "Links to notebooks and to the site's pages lead to the copies instead; code loses those that nbdev put into its comments."
+        "Links to notebooks and pages lead to the copies; code loses the links that nbdev put into its comments."
+        def copy(link): return f'{link[1]}{self.names[link[2]]}.html.md' if link[2] in self.names else link[0]
         parts = re.split(r'(^```.*?^```)', text, flags=re.M|re.S)
         for i,part in enumerate(parts):
             if i%2: parts[i] = re.sub(r'\[(`[^`]+`)\]\([^)\s]*\)', r'\1', part)
             else:
                 part = re.sub(r'(?<=[\])])\{[^}\n]*\}', '', part) # attributes of a link
                 part = re.sub(rf'{self.home}([\w.-]+\.html)', r'\1.md', part)
-                parts[i] = re.sub(r'(\]\(|^\[[^]]+\]: )([\w.-]+\.ipynb)', lambda m: f'{m[1]}{self.names[m[2]]}.html.md' if m[2] in self.names else m[0], part, flags=re.M)
+                parts[i] = re.sub(r'(\]\(|^\[[^]]+\]: )([\w.-]+\.ipynb)', copy, part, flags=re.M)
         return ''.join(parts)
 
     def prose(self, text):
         "Quarto's own Markdown made plain: a callout, or what else is folded, is a bold line and the text under it."
         text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
-        text = re.sub(r'^:{3,} *\{[^}\n]*callout[^}\n]*\}\n+(?:#+ (.*))?', lambda m: f'**{m[1]}**' if m[1] else '', text, flags=re.M)
+        def bold(callout): return f'**{callout[1]}**' if callout[1] else ''
+        text = re.sub(r'^:{3,} *\{[^}\n]*callout[^}\n]*\}\n+(?:#+ (.*))?', bold, text, flags=re.M)
         text = re.sub(r'^:{3,}.*\n?', '', text, flags=re.M)
         text = re.sub(r'<details>\s*<summary>(.*?)</summary>(.*?)</details>', r'**\1**\2', text, flags=re.S)
         return self.links(text)
@@ -74,12 +78,14 @@ class Copier:
         "The Markdown copy of a page."
         front = front_matter(notebook)
         parts = [f"# {front['title']}", f"> {front['description']}"]
-        for cell in notebook['cells'][1:]: parts += self.code(cell) if cell['cell_type']=='code' else [self.prose(''.join(cell['source']))]
+        for cell in notebook['cells'][1:]:
+            parts += self.code(cell) if cell['cell_type']=='code' else [self.prose(''.join(cell['source']))]
         return '\n\n'.join(part.strip('\n') for part in parts if part.strip()) + '\n'
 
 def reading_order(config):
     "The notebooks in the order of the sidebar, which is the order to read them in."
-    return [entry['href'] for entry in yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']]
+    website = yaml.safe_load(config.read_text(encoding='utf-8'))['website']
+    return [entry['href'] for entry in website['sidebar']['contents']]
 
 def markdown_copies(
     proc, # folder of the processed notebooks and their _quarto.yml
@@ -94,5 +100,6 @@ def markdown_copies(
         front = front_matter(notebook)
         copies[f'{names[name]}.html.md'] = copier.page(notebook)
         entries.append(f"- [{front['title']}]({names[name]}.html.md): {front['description']}")
-    llms = [f'# {title}', f'> {description}', '## Overview', entries[0], '## Lessons, in reading order', '\n'.join(entries[1:])]
+    lessons = '\n'.join(entries[1:])
+    llms = [f'# {title}', f'> {description}', '## Overview', entries[0], '## Lessons, in reading order', lessons]
     return copies | {'llms.txt': '\n\n'.join(llms) + '\n'}
