@@ -162,7 +162,8 @@ class CudaGraph(Callback):
 
     def _replay(self, batch):
         now = _baked_in(self.opt)
-        if now!=self.baked_in: raise ValueError(f'only lr may change: captured with {self.baked_in}, found {now}')
+        if now!=self.baked_in:
+            raise ValueError(f'only lr may change after the capture: captured with {self.baked_in}, found {now}')
         for old,new in zip(list_tensors(self.inputs), list_tensors(batch)): old.copy_(new, non_blocking=True)
         for group,lr in zip(self.opt.param_groups, self.lrs): lr.fill_(group['lr'])
         self.capture.replay()
