@@ -10,7 +10,7 @@ __all__ = ['log_softmax', 'nll', 'accuracy', 'SGD', 'Dataset', 'check_int', 'Sam
 from numbers import Integral
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # %% ../nbs/03_minibatch_training.ipynb #657c39ee
 def log_softmax(
