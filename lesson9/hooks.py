@@ -51,6 +51,7 @@ def weight_layers(
     "Find the children of `model` that have parameters."
     return [m for m in model.children() if any(True for _ in m.parameters())]
 
+# %% ../nbs/13_hooks.ipynb #c6601a66
 class HooksCallback(Callback):
     "Hooks that last as long as a fit."
     order = DeviceCallback.order - 5 # before `Compile`, so that it sees the hooks and refuses them

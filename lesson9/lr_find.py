@@ -33,6 +33,7 @@ def fork_rng(
             np.random.set_state(numpy)
             for g,state in own: g.set_state(state)
 
+# %% ../nbs/16_lr_find.ipynb #6775c1d1
 def loader_generators(
     data, # a `DataBunch`
 ): # a list

@@ -77,6 +77,7 @@ def atomic_write(
     with open(part, 'wb') as f: save(f)
     os.replace(part, path)
 
+# %% ../nbs/18_metrics.ipynb #741237a6
 class CSVLogger(Callback):
     "Write a row for each epoch to a CSV file. An existing file is appended to."
     order = HistoryCallback.order + 15 # after callbacks that measure

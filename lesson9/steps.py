@@ -49,6 +49,7 @@ class GradientAccumulation(Callback):
         self.sizes = []
     after_fit = after_epoch
 
+# %% ../nbs/17_steps.ipynb #fa77168e
 def opt_params(opt): return [p for group in opt.param_groups for p in group['params']]
 
 # %% ../nbs/17_steps.ipynb #70010046
