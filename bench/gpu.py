@@ -3,11 +3,10 @@
     python bench/gpu.py                        needs a CUDA device; writes bench/results/gpu.json
     python bench/gpu.py --device cpu --rounds 1 --images 2000 --runs 1 --out /tmp/try.json      tries it without one
 
-Every way adds one thing to the ways before it. Both sides keep loss and accuracy of the epoch, start from the same weights
-and have the same batches. An epoch is timed between two synchronisations; the first of each fit, which compiles and
-records, is left out. The two sides take turns, and which goes first alternates."""
-import argparse, json, os, time
-from datetime import date
+Every way adds one thing to the ways before it. Both sides keep loss and accuracy of the epoch, start from the same
+weights and have the same batches. An epoch is timed between two synchronisations; the first of each fit, which compiles
+and records, is left out. The two sides take turns, and which goes first alternates."""
+import argparse, json, time
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +18,8 @@ import loops
 from lesson9.anneal import ParamScheduler, combine_scheds, cos_1cycle_anneal
 from lesson9.callbacks import AvgStatsCallback, Callback, DataBunch, DeviceCallback, Learner, Runner
 from lesson9.data import get_data
-from lesson9.gpu import Compile, CudaGraph, CudaRecording, DeviceLoader, MixedPrecision, Recording, fast_math, half_dtype
+from lesson9.gpu import (Compile, CudaGraph, CudaRecording, DeviceLoader, MixedPrecision, Recording, fast_math,
+                         half_dtype)
 from lesson9.minibatch import DataLoader, Dataset, accuracy
 from run import machine
 
@@ -47,7 +47,8 @@ def make(work, device, fused=True):
 def ours(work, device, way):
     "Epoch times of the Runner, and the trained model."
     level,(model,opt) = ways.index(way),make(work, device)
-    dl = DeviceLoader(Dataset(work.x, work.y), work.bs, True, device) if level>=2 else DataLoader(Dataset(work.x, work.y), work.bs, True)
+    ds = Dataset(work.x, work.y)
+    dl = DeviceLoader(ds, work.bs, True, device) if level>=2 else DataLoader(ds, work.bs, True)
     cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=lambda line: None), DeviceCallback(device)]
     if level>=1: cbs.append(MixedPrecision())
     if level>=3: cbs.append(Compile())
@@ -133,12 +134,16 @@ def floor(work, device):
     with FlopCounterMode(display=False) as counter: F.cross_entropy(model(xb), yb).backward()
     steps,weights = len(work.batches()),sum(p.nbytes for p in model.parameters())
     nbytes = 3*xb.nbytes + 6*weights
-    return dict(flops_per_s=flops_per_s, bytes_per_s=bytes_per_s, flops=counter.get_total_flops()*steps, bytes=nbytes*steps,
-                seconds=steps*max(counter.get_total_flops()/flops_per_s, nbytes/bytes_per_s))
+    flops = counter.get_total_flops()
+    return dict(flops_per_s=flops_per_s, bytes_per_s=bytes_per_s, flops=flops*steps, bytes=nbytes*steps,
+                seconds=steps*max(flops/flops_per_s, nbytes/bytes_per_s))
 
 def small_net():
-    def layer(ni, nf, ks=3): return nn.Sequential(nn.Conv2d(ni, nf, ks, padding=ks//2, bias=False), nn.BatchNorm2d(nf), nn.ReLU(), nn.MaxPool2d(2))
-    return nn.Sequential(nn.Unflatten(1, (1,28,28)), layer(1,24,5), layer(24,48), layer(48,96), nn.Flatten(), nn.Linear(96*9, 10))
+    def layer(ni, nf, ks=3):
+        conv = nn.Conv2d(ni, nf, ks, padding=ks//2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(nf), nn.ReLU(), nn.MaxPool2d(2))
+    layers = layer(1,24,5),layer(24,48),layer(48,96)
+    return nn.Sequential(nn.Unflatten(1, (1,28,28)), *layers, nn.Flatten(), nn.Linear(96*9, 10))
 
 class Until(Callback):
     "Ends the fit when the validation accuracy is reached, and notes the seconds since it began."
@@ -152,7 +157,7 @@ class Until(Callback):
             return True
 
 def time_to(device, target, runs, n):
-    "Seconds from loaded data to `target` validation accuracy, of each run; None where it was not reached in six epochs."
+    "Seconds of each run from loaded data to `target` validation accuracy; None where six epochs did not reach it."
     x,y,xv,yv = get_data()
     x,y = x[:n],y[:n]
     train,valid = DeviceLoader(Dataset(x, y), 256, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
@@ -161,7 +166,8 @@ def time_to(device, target, runs, n):
         torch.manual_seed(run_number)
         model = small_net().to(device)
         opt = optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        cbs = [AvgStatsCallback(accuracy, log=lambda line: None), Until(target), ParamScheduler('lr', combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5)))]
+        sched = combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5))
+        cbs = [AvgStatsCallback(accuracy, log=lambda line: None), Until(target), ParamScheduler('lr', sched)]
         if device.type=='cuda': cbs += [MixedPrecision(), CudaGraph()]
         run = Runner(cbs)
         learn = Learner(model, opt, F.cross_entropy, DataBunch(train, valid))
@@ -180,10 +186,12 @@ def main():
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
     args = parser.parse_args()
     device = torch.device(args.device)
-    if device.type=='cuda' and not torch.cuda.is_available(): raise SystemExit('no CUDA device here; --device cpu tries the script without one')
+    if device.type=='cuda' and not torch.cuda.is_available():
+        raise SystemExit('no CUDA device here; --device cpu tries the script without one')
 
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else 'none: a try on the processor'
-    out = dict(machine=machine() | dict(gpu=name, cuda=torch.version.cuda), rounds=args.rounds, images=args.images, workloads={}, floor={})
+    where = machine() | dict(gpu=name, cuda=torch.version.cuda)
+    out = dict(machine=where, rounds=args.rounds, images=args.images, workloads={}, floor={})
     for workload in args.workloads:
         work = loops.get_work(workload, args.images)
         out['floor'][workload] = floor(work, device)
@@ -191,11 +199,14 @@ def main():
         out['workloads'][workload] = {}
         for way in args.ways:
             r = out['workloads'][workload][way] = compare(work, device, way, args.rounds)
-            print(f"  {way:18} by hand {median(r['hand'])*1e3:8.1f} ms an epoch, Runner {median(r['ours'])*1e3:8.1f} ms, ratio {median(r['ratio']):.3f} "
-                  f"({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), weights differ by {max(r['weights_differ']):.1e}", flush=True)
+            hand,runner = (median(r[side])*1e3 for side in ('hand', 'ours'))
+            print(f"  {way:18} by hand {hand:8.1f} ms an epoch, Runner {runner:8.1f} ms, "
+                  f"ratio {median(r['ratio']):.3f} ({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), "
+                  f"weights differ by {max(r['weights_differ']):.1e}", flush=True)
     out['to_99'] = time_to(device, 0.99, args.runs, args.images) if args.runs else []
     times = [r['seconds'] for r in out['to_99'] if r['seconds']]
-    if times: print(f"99 % validation accuracy in {len(times)} of {args.runs} runs: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}")
+    reached = f'99 % validation accuracy in {len(times)} of {args.runs} runs'
+    if times: print(f'{reached}: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}')
     else: print('99 % validation accuracy was not reached:', [r['best'] for r in out['to_99']])
     args.out.write_text(json.dumps(out, indent=1)+'\n')
     print(f'written: {args.out}')

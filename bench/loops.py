@@ -19,7 +19,7 @@ class Batches:
             for i in range(0, len(self.order), self.bs):
                 idx = self.order[i:i+self.bs]
                 yield self.x[idx],self.y[idx]
-        finally: self.seconds = time.perf_counter()-start # asked for a batch after the last, or let go of: the last step is done
+        finally: self.seconds = time.perf_counter()-start # asked for one more, or stopped: the last step is done
 
 @dataclass
 class Work:
@@ -30,7 +30,9 @@ class Work:
     y: torch.Tensor
     bs: int
     lr: float = 0.1
-    def batches(self): return Batches(self.x, self.y, torch.randperm(len(self.x), generator=torch.Generator().manual_seed(1)), self.bs)
+    def batches(self):
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(1))
+        return Batches(self.x, self.y, order, self.bs)
     def model(self):
         torch.manual_seed(0)
         return self.model_func()

@@ -40,7 +40,7 @@ class Hooks(list):
             self.remove()
             raise
 
-    def remove(self):
+    def remove(self): # type: ignore[override] # a list has one, too
         for hook in self: hook.remove()
     def __enter__(self): return self
     def __exit__(self, *exc): self.remove()

@@ -84,7 +84,7 @@ class ProgressCallback(AvgStatsCallback):
     def begin_fit(self):
         super().begin_fit()
         self.screen = _Notebook() if in_notebook() else _Terminal()
-        self.start,self.next_draw = perf_counter(),0
+        self.start,self.next_draw = perf_counter(),0.
 
     def after_batch(self):
         if self.run.iter==0: self._begin_pass()

@@ -8,6 +8,7 @@ __all__ = ['fit_one_cycle', 'param_groups', 'freeze', 'Seed']
 # %% ../nbs/21_recipe.ipynb #cc264570
 import os, random
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np, torch
 from fastcore.basics import listify
@@ -88,7 +89,8 @@ class Seed(Callback):
     ):
         check_int('seed', seed, 0)
         if seed>=2**32: raise ValueError(f'seed must be below 2**32, the limit of NumPy, found {seed}')
-        self.seed,self.context = seed,None
+        self.seed = seed
+        self.context:Any = None
 
     def begin_fit(self):
         self.context = _seeded(self.data, self.seed)

@@ -10,6 +10,7 @@ import math
 from html import escape
 from time import perf_counter
 from types import SimpleNamespace
+from typing import Any
 
 from fastcore.basics import patch
 
@@ -29,6 +30,7 @@ class LoopTrace(Callback):
         check_int('batches', batches, 1)
         self.batches,self.steps = batches,[] # steps have: event, epoch, in_train, iter, work, before (seconds), calls
         self.call = None # the call that is going on
+        self.step:Any = None # the step that is going on
 
     def begin_fit(self):
         run = self.run
@@ -78,7 +80,7 @@ class LoopTrace(Callback):
 
 def _names(run): return {id(cb): name for name,cb in vars(run).items() if isinstance(cb, Callback)}
 
-def _watching(trace, cls):
+def _watching(trace, cls:Any):
     "Make a subclass of `cls` that tells `trace` what is read and written, and which events come."
     class Watched(cls):
         def __getattribute__(self, name):

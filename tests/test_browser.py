@@ -1,11 +1,14 @@
-"""The built site in headless Chromium, as a reader meets it. Needs playwright and axe-playwright-python, which .venv has, and a Chromium;
-where one is missing, the reason is among the skipped tests."""
-import threading
+"""The built site in headless Chromium, as a reader meets it.
+
+Needs playwright and axe-playwright-python, which .venv has, and a Chromium. Where one is missing, the tests are skipped and say so."""
+import html, re, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from lesson9._modidx import d as modidx
 
 DOCS = Path(__file__).resolve().parent.parent/'_docs'
 PAGES = sorted(p.name for p in DOCS.glob('*.html'))
@@ -22,63 +25,144 @@ def address():
 
 @pytest.fixture(scope='session')
 def axe():
-    package = pytest.importorskip('axe_playwright_python', reason='axe-playwright-python is not installed: pages were not checked by axe')
+    reason = 'axe-playwright-python is not installed: pages were not checked by axe'
+    package = pytest.importorskip('axe_playwright_python', reason=reason)
     return next(Path(package.__file__).parent.rglob('axe.min.js')).read_text(encoding='utf-8')
 
+@pytest.fixture(scope='session')
+def context(browser, address):
+    "One for all tests: style sheets and scripts are fetched and compiled once."
+    with browser.new_context(base_url=address) as context: yield context
+
 @pytest.fixture
-def tab(browser, address):
-    context = browser.new_context(base_url=address, viewport=dict(width=1280, height=900))
-    yield context.new_page()
-    context.close()
+def tab(context):
+    "A new tab, in the light colour scheme."
+    tab = context.new_page()
+    tab.set_viewport_size(dict(width=1280, height=900))
+    yield tab
+    if tab.url.startswith('http'): tab.evaluate('localStorage.clear()') # a page keeps the scheme there
+    tab.close()
+
+# Light or dark
 
 DARK = "(([r,g,b]) => r+g+b < 3*128)(getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number))"
+# smalldocs marks <html>, Quarto marks <body>
+MARKED_DARK = "document.documentElement.matches('.quarto-dark, :has(> body.quarto-dark)')"
+
 def is_dark(tab): return tab.evaluate(DARK)
 
 def toggle(tab):
-    "Press the button for the other colour scheme, and wait until it has come."
+    "Press the button for the other colour scheme, and wait until the page has changed completely."
     before = is_dark(tab)
     tab.locator('.quarto-color-scheme-toggle:visible').first.click()
-    tab.wait_for_function(f'before => {DARK} != before', arg=before)
-    tab.wait_for_function("() => document.documentElement.matches('.quarto-dark') || document.body.matches('.quarto-dark') || " + f'!({DARK})')
+    changed = f'before => {DARK} != before && {MARKED_DARK} != before && !document.getAnimations().length'
+    tab.wait_for_function(changed, arg=before)
 
-def unfold(tab):
-    "Open whatever is folded, so that it is looked at, too."
-    tab.evaluate("""() => { document.querySelectorAll('details').forEach(fold => fold.open = true)
-                            document.querySelectorAll('.callout-collapse').forEach(fold => fold.classList.add('show')) }""")
+# Every page
+
+UNFOLD = "document.querySelectorAll('details').forEach(fold => fold.open = true)"
+
+BOXES = "[...document.querySelectorAll('html, #quarto-header, #quarto-content, main')]"
 
 def sideways(tab, width):
-    "How much wider than a window of this width the page is, be it cut off or not; leaves the window so."
+    "How much wider the page is than a window of this width, cut off or not. The window keeps this width."
     tab.set_viewport_size(dict(width=width, height=900))
-    return tab.evaluate("Math.max(...[...document.querySelectorAll('html, #quarto-header, #quarto-content, main')].map(e => e.scrollWidth-e.clientWidth))")
+    return tab.evaluate(f"Math.max(...{BOXES}.map(e => e.scrollWidth-e.clientWidth))")
 
-def violations(tab, axe):
-    "What axe finds serious or critical. One token of each colour of code is enough: a long page has thousands."
-    tab.evaluate("""() => { const seen = new Set()
-                            document.querySelectorAll('pre .line').forEach(line => line.replaceWith(...line.childNodes))
-                            document.querySelectorAll('pre span').forEach(s => seen.has(s.className) ? s.replaceWith(s.textContent) : seen.add(s.className)) }""")
-    tab.evaluate(f'{axe}; undefined') # no value that would have to be sent back
-    found = tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then(result => result.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3)]))")
+# Elements with text that look alike, with the same tags, classes and colours from <body> down: a rule about colours says the same of all
+# of them, and such rules take most of axe's time. So one sample is looked at: the first on this page, unless an earlier page had one.
+# Keeps the samples of both schemes in `samples`; returns their looks, as numbers.
+SAMPLE = """known => {
+    const looks = new Map(), found = new Set()
+    const number = text => { let n = 0; for (const c of text) n = (n*31 + c.codePointAt(0)) % 290000000000021; return n }
+    const look = e => {
+        if (!looks.has(e)) {
+            const s = getComputedStyle(e), parent = e == document.body ? '' : look(e.parentElement)
+            looks.set(e, number([parent, e.tagName, e.className, s.color, s.backgroundColor, s.backgroundImage, s.opacity, s.filter,
+                                 s.fontSize, s.fontWeight, s.textDecorationLine].join()))
+        }
+        return looks.get(e)
+    }
+    const hasText = e => [...e.childNodes].some(node => node.nodeType == Node.TEXT_NODE && node.textContent.trim())
+    window.samples ??= new Set()
+    for (const e of document.querySelectorAll('body *'))
+        if (hasText(e) && !known.includes(look(e)) && !found.has(look(e))) { found.add(look(e)); samples.add(e) }
+    return [...found]
+}"""
+
+@pytest.fixture(scope='session')
+def known_looks(): return set()
+
+# Code without the elements that only colour it
+PLAIN_CODE = """() => {
+    for (const line of document.querySelectorAll('pre .line')) line.replaceWith(...line.childNodes)
+    for (const token of document.querySelectorAll('pre span')) if (!samples.has(token)) token.replaceWith(token.textContent)
+}"""
+
+# Only samples and what they stand in, and the button for the other scheme
+ONLY_SAMPLES = """() => {
+    const kept = new Set()
+    for (let e of [...samples, ...document.querySelectorAll('.quarto-color-scheme-toggle, .quarto-color-scheme-toggle *')])
+        for (; e; e = e.parentElement) kept.add(e)
+    for (const e of document.querySelectorAll('body *')) if (!kept.has(e)) e.remove()
+}"""
+
+COLOUR_RULES = ['color-contrast', 'link-in-text-block']
+OTHER_RULES = {rule: dict(enabled=False) for rule in (*COLOUR_RULES, 'region')} # `region` is never serious
+
+def violations(tab, where, **options):
+    "What axe finds serious or critical."
+    found = tab.evaluate(f"""options => axe.run({where}, {{resultTypes: ['violations'], ...options}}).then(
+        found => found.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3)]))""", options)
     return [v for v in found if v[0] in ('serious', 'critical')]
 
+def colour_violations(tab):
+    return violations(tab, '{include: [...samples]}', runOnly=COLOUR_RULES) if tab.evaluate('samples.size') else []
+
 @pytest.mark.parametrize('page', PAGES)
-def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, address, axe, page):
-    "No console error, no request to another host, nowhere wider than its window, nothing serious for axe; in light and dark, wide and narrow."
+def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, address, axe, known_looks, page):
+    """No console error, no request to another host, nowhere wider than its window, nothing serious for axe: in light and dark, wide and
+    narrow. A page is loaded once, and what doesn't depend on colours is looked at once."""
     errors,strangers = [],[]
     tab.on('console', lambda m: m.type=='error' and errors.append(m.text))
     tab.on('pageerror', lambda e: errors.append(str(e)))
     tab.on('request', lambda r: r.url.startswith((address, 'data:')) or strangers.append(r.url))
-    tab.goto(f'/{page}', wait_until='networkidle')
-    unfold(tab)
+    tab.set_viewport_size(dict(width=390, height=900))
+    tab.goto(f'/{page}')
+    tab.evaluate(UNFOLD)
     assert not is_dark(tab) and [sideways(tab, width) for width in (390, 768, 1440)] == [0, 0, 0]
-    assert violations(tab, axe) == []
+    looks = tab.evaluate(SAMPLE, [*known_looks])
     toggle(tab)
-    assert is_dark(tab) and [sideways(tab, width) for width in (1440, 768, 390)] == [0, 0, 0]
-    assert violations(tab, axe) == []
+    assert is_dark(tab) and [sideways(tab, width) for width in (390, 768, 1440)] == [0, 0, 0]
+    looks += tab.evaluate(SAMPLE, [*known_looks])
+
+    tab.evaluate(f'{axe}; undefined') # no value that would have to be sent back
+    tab.evaluate(PLAIN_CODE)
+    assert violations(tab, 'document', rules=OTHER_RULES) == []
+    tab.evaluate(ONLY_SAMPLES)
+    assert colour_violations(tab) == []
+    toggle(tab)
+    assert not is_dark(tab) and colour_violations(tab) == []
+    known_looks.update(looks) # now that they have passed
     assert (errors, strangers) == ([], [])
 
-@pytest.mark.parametrize('word, page', [('DeviceCallback', 'callbacks.html'), ('coroutine', 'minibatch_training.html'), ('square images', 'why_sqrt5.html')])
+# Search
+
+def page_of(symbol):
+    "The page that has the entry of a symbol."
+    links = {name.split('.')[-1]: link for names in modidx['syms'].values() for name,(link,_) in names.items()}
+    return links[symbol].split('#')[0]
+
+@pytest.mark.parametrize('word, page', [
+    ('DeviceCallback', page_of('DeviceCallback')), ('coroutine', 'minibatch_training.html'), ('square images', 'why_sqrt5.html')])
 def test_search_leads_to_the_heading_over_the_word(tab, word, page):
     tab.goto('/index.html')
+    section = tab.locator(f'[id="{search(tab, word, page)}"]')
+    assert word in section.evaluate('e => (e.closest("section") ?? e).textContent')
+    assert_on_top(tab, section.locator('xpath=descendant-or-self::*[self::h1 or self::h2 or self::h3 or self::h4]'))
+
+def search(tab, word, page):
+    "Type `word` into the search field and follow the first result on `page`; returns the anchor it leads to."
     tab.locator('#quarto-search input, .aa-Input').first.click()
     tab.keyboard.type(word, delay=20)
     link = tab.locator(f'a[href*="{page}#"]:visible', has_text=word).first
@@ -86,46 +170,58 @@ def test_search_leads_to_the_heading_over_the_word(tab, word, page):
     link.click()
     tab.wait_for_url(f'**/{page}*')
     tab.wait_for_load_state('load')
-    anchor = tab.evaluate('decodeURIComponent(location.hash.slice(1))')
-    section = tab.locator(f'[id="{anchor}"]')
-    assert word in section.evaluate('e => (e.closest("section") ?? e).textContent')
-    heading = tab.locator(f'[id="{anchor}"]:is(h1, h2, h3, h4), [id="{anchor}"] :is(h1, h2, h3, h4, .callout-header)').first.bounding_box()
-    header = tab.locator('#quarto-header').bounding_box()
-    assert header['y']+header['height'] <= heading['y'] < 450, 'the heading is not in the upper half of the window'
+    return tab.evaluate('decodeURIComponent(location.hash.slice(1))')
+
+def assert_on_top(tab, place):
+    "Under the page's header, in the upper half of the window."
+    header,box = tab.locator('#quarto-header').bounding_box(),place.first.bounding_box()
+    assert header['y']+header['height'] <= box['y'] < 450, 'not in the upper half of the window'
+
+# Questions and answers
+
+SUMMARY = re.compile(r'<details[^>]*class="question"[^>]*>\s*<summary>(.*?)</summary>', re.S)
+
+@pytest.fixture
+def question():
+    "A page with a question, and the question."
+    found = ((page, SUMMARY.search((DOCS/page).read_text(encoding='utf-8'))) for page in PAGES)
+    page,match = next((page, match) for page,match in found if match)
+    return page, html.unescape(re.sub('<[^>]+>', '', match[1]))
+
+def test_search_leads_to_a_question_and_opens_it(tab, question):
+    page,words = question
+    tab.goto('/index.html')
+    fold = tab.locator(f'[id="{search(tab, words, page)}"]')
+    assert words in fold.locator('summary').inner_text()
+    assert fold.evaluate('e => e.open')
+    assert_on_top(tab, fold)
+
+def test_what_is_folded_opens_by_mouse_and_by_keyboard(tab, question):
+    tab.goto(f'/{question[0]}')
+    kinds = ['details.question', 'details:has(> summary:text-is("Answer"))']
+    for folds in map(tab.locator, kinds):
+        assert folds.count() >= 1
+        fold,summary = folds.first,folds.first.locator('summary')
+        inside = fold.locator('> :not(summary)').first
+        summary.focus()
+        for act,shown in [(summary.click, True), (partial(tab.keyboard.press, 'Enter'), False), (partial(tab.keyboard.press, 'Space'), True)]:
+            assert inside.is_visible() != shown
+            act()
+            assert inside.is_visible() == shown
+
+# Schemes, phones
 
 def test_dark_mode_toggles_and_stays(tab):
     tab.goto('/index.html')
     before = is_dark(tab)
     toggle(tab)
-    tab.goto('/callbacks.html')
+    tab.goto('/data.html')
     assert is_dark(tab) != before
     tab.reload()
     assert is_dark(tab) != before
     toggle(tab)
     tab.reload()
     assert is_dark(tab) == before
-
-def test_a_folded_answer_opens_by_mouse_and_by_keyboard(tab):
-    tab.goto('/callbacks.html')
-    answers = tab.locator('details:has(> summary:text-is("Answer"))')
-    assert answers.count() >= 3
-    assert not answers.nth(0).evaluate('e => e.open')
-    answers.nth(0).locator('summary').click()
-    answers.nth(1).locator('summary').focus()
-    tab.keyboard.press('Enter')
-    assert answers.nth(0).evaluate('e => e.open') and answers.nth(1).evaluate('e => e.open')
-
-def test_a_folded_callout_opens_by_mouse_and_by_keyboard(tab):
-    tab.goto('/callbacks.html')
-    callout = tab.locator('.callout:has(> .callout-header[data-bs-toggle])').first
-    header,body = callout.locator('> .callout-header'),callout.locator('.callout-body')
-    header.focus()
-    settled = lambda: tab.wait_for_function("() => !document.querySelector('.collapsing')")
-    for act,shown in ((header.click, True), (partial(tab.keyboard.press, 'Enter'), False), (partial(tab.keyboard.press, 'Space'), True)):
-        assert body.is_visible() != shown and header.get_attribute('aria-expanded') == str(not shown).lower()
-        act()
-        settled()
-        assert body.is_visible() == shown and header.get_attribute('aria-expanded') == str(shown).lower()
 
 @pytest.mark.parametrize('page, drawing', [('show_loop.html', '.loop-drawing'), ('journey.html', '.journey')])
 def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
@@ -134,8 +230,10 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
     tab.goto(f'/{page}')
     box = tab.locator(drawing).first
     assert box.evaluate('e => e.scrollWidth > 1.5*e.clientWidth && e.clientWidth <= 390')
-    for side in ('width', 'height'): assert box.evaluate("(e, side) => [...e.querySelectorAll('svg')].every(svg => svg.getBoundingClientRect()[side] >= svg.getAttribute(side))", side)
-    assert box.evaluate("e => [...e.querySelectorAll('pre')].every(pre => getComputedStyle(pre).whiteSpace == 'pre' && pre.scrollWidth <= pre.clientWidth+1)")
+    full_size = "(e, side) => [...e.querySelectorAll('svg')].every(svg => svg.getBoundingClientRect()[side] >= svg.getAttribute(side))"
+    for side in ('width', 'height'): assert box.evaluate(full_size, side)
+    assert box.evaluate("""e => [...e.querySelectorAll('pre')].every(
+        pre => getComputedStyle(pre).whiteSpace == 'pre' && pre.scrollWidth <= pre.clientWidth+1)""")
     assert box.evaluate('e => new Set([...e.children].map(card => card.offsetTop)).size') == 1 # side by side
     box.focus()
     tab.keyboard.press('ArrowRight')
@@ -143,11 +241,12 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
 
 def test_sidebar_on_a_phone(tab):
     tab.set_viewport_size(dict(width=390, height=844))
-    tab.goto('/callbacks.html')
+    tab.goto('/data.html')
     sidebar,button = tab.locator('#quarto-sidebar'),tab.locator('.quarto-btn-toggle:visible').first
     def shown(wanted):
         tab.wait_for_function("""wanted => { const bar = document.querySelector('#quarto-sidebar'), box = bar.getBoundingClientRect()
-            return wanted == (getComputedStyle(bar).visibility == 'visible' && box.width > 0 && box.right > 0 && (!wanted || box.left >= 0)) }""", arg=wanted, timeout=5000)
+            const visible = getComputedStyle(bar).visibility == 'visible' && box.width > 0 && box.right > 0
+            return wanted == (visible && (!wanted || box.left >= 0)) }""", arg=wanted, timeout=5000)
     shown(False)
     button.click()
     shown(True)

@@ -4,7 +4,7 @@ nbdev processes the notebooks; Quarto renders them where it is on the PATH, and 
 where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links expect
 (`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
 (`nbdev_docs` is not used, because it would also write README.md, and another one than tools/readme.py.)"""
-import json, re, shutil, subprocess, sys
+import html, json, re, shutil, subprocess, sys
 from pathlib import Path
 
 from markdown_pages import front_matter, markdown_copies
@@ -13,7 +13,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
 from site_links import broken_links
-from smalldocs_site import formulas, hanging_lines, name_questions, picture_sizes, rename_pages, search_index, unpack_pictures, view_source
+from smalldocs_site import formulas, hanging_lines, picture_sizes, rename_pages, search_index, unpack_pictures, view_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC,DOCS = ROOT/'_proc',ROOT/'_docs'
@@ -27,13 +27,27 @@ def rewrite(pattern, change):
     "Apply `change` to the text of each file in _docs/ that matches; it is given the file's path, too."
     for path in DOCS.rglob(pattern): path.write_text(change(path.read_text(encoding='utf-8'), path), encoding='utf-8')
 
-# ---- what both renderers leave undone
+def joined(text):
+    "A text of a notebook, which may be a list of lines."
+    return text if isinstance(text, str) else ''.join(text)
 
-def finish_links(text, home):
-    """nbdev links a backticked symbol by the site's full address, in the comments of a signature too, where it can be no link.
-    The first become relative, so that they work wherever the site lies; the second plain."""
-    text = re.sub(r'\[(`[^`]+`)\]\(https?://[^)\s]*\)', r'\1', text)
-    return text.replace(f'href="{home}', 'href="')
+def plain_comments(code):
+    "Code without the links that nbdev puts around backticked symbols in comments."
+    return re.sub(r'\[(`[^`]+`)\]\(https?://[^)\s]*\)', r'\1', code)
+
+def plain_code():
+    "Take the links out of all code in _proc/, also in the signatures that an entry shows."
+    for path in PROC.glob('*.ipynb'):
+        notebook = json.loads(path.read_text(encoding='utf-8'))
+        for cell in notebook['cells']:
+            if cell['cell_type']!='code': continue
+            cell['source'] = plain_comments(joined(cell['source']))
+            for data in (output['data'] for output in cell['outputs'] if 'text/markdown' in output.get('data', {})):
+                markdown = joined(data['text/markdown'])
+                data['text/markdown'] = re.sub('^```.*?^```', lambda block: plain_comments(block[0]), markdown, flags=re.M|re.S)
+        path.write_text(json.dumps(notebook), encoding='utf-8')
+
+# ---- what both renderers leave undone
 
 def finish_head(text, page):
     "Where the Markdown copy is, and what kind of thing a social card is about."
@@ -43,19 +57,31 @@ def finish_head(text, page):
 LANDMARKS = {'class="navbar ': 'Site', 'class="quarto-secondary-nav"': 'This page', 'id="quarto-sidebar"': 'Lessons', 'id="TOC"': 'Sections', 'class="page-navigation"': 'Previous and next'}
 
 def finish_for_all(text):
-    """For those who do not see the page or use no mouse: each nav has a name, the header of a folded callout is a button (with no link in
-    it, which a button cannot hold), a table's empty corner is no heading. Keys for that button: in _quarto.yml."""
-    for mark,name in LANDMARKS.items(): text = re.sub(rf'<nav (?![^>]*aria-label)(?=[^>]*{mark})', f'<nav aria-label="{name}" ', text)
-    def button(match): return '<div role="button" tabindex="0" ' + re.sub(r' aria-label="[^"]*"|</?a\b[^>]*>', '', match[1])
-    text = re.sub(r'<div (class="callout-header[^>]*data-bs-toggle.*?)(?=<div id="?callout)', button, text, flags=re.S)
-    text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text) # nbs/styles.css tells it from an answer
-    text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="The notebook of this page">')
-    text = re.sub(r'(<(?:h3|a href="#)[^>]*>\w+\.)(\w+)(?=</(?:h3|a)>)', r'\1<wbr>\2', text) # Class.method is broken at the point, if at all
+    """For readers who don't see the page or use no mouse: each nav has a name, and a table's empty corner is no heading. And a mark for
+    nbs/styles.css that tells an exported source from an answer."""
+    for mark,name in LANDMARKS.items():
+        text = re.sub(rf'<nav (?![^>]*aria-label)(?=[^>]*{mark})', f'<nav aria-label="{name}" ', text)
+    text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text)
+    actions = '<div class="toc-actions"'
+    text = text.replace(f'{actions}>', f'{actions} role="navigation" aria-label="The notebook of this page">')
+    # Class.method is broken at the point, if at all
+    text = re.sub(r'(<(?:h3|a href="#)[^>]*>\w+\.)(\w+)(?=</(?:h3|a)>)', r'\1<wbr>\2', text)
     return re.sub(r'<th(?: [^>]*)?></th>', '<td></td>', text)
+
+def name_questions(text):
+    "Give each question an anchor of its own, made of its words."
+    def named(match):
+        words = re.findall(r'\w+', html.unescape(re.sub('<[^>]+>', '', match[2])).lower())
+        return f'<details id="question-{"-".join(words)}" {match[1]}{match[2]}'
+    return re.sub(r'<details (class="question">\s*<summary>)(.*?)(?=</summary>)', named, text, flags=re.S)
 
 def drop_web_fonts(text):
     "Some themes fetch their font from another host; nbs/styles.css names fonts that readers have."
     return re.sub(r"""@import\s*(url\(["']?https?:[^)]*\)|"https?:[^"]*"|'https?:[^']*')\s*;""", '', text)
+
+def finish_page(text, page, home):
+    "What both renderers leave undone on a page. nbdev links symbols by the site's full address; a relative one works anywhere."
+    return finish_for_all(name_questions(finish_head(text.replace(f'href="{home}', 'href="'), page)))
 
 def build():
     "nbdev makes _proc/ from nbs/, a renderer makes the pages, they move to _docs/ and are finished there."
@@ -63,7 +89,8 @@ def build():
     home = f'{cfg.doc_host}{cfg.doc_baseurl}/'
     refresh_quarto_yml()
     shutil.rmtree(PROC, ignore_errors=True) # so that no page of a removed notebook stays
-    proc_nbs(n_workers=2)
+    proc_nbs(n_workers=0) # in this process: each new one would import PyTorch
+    plain_code()
     names = page_names()
     card(PROC/'card.png', cfg.title, cfg.description)
     copies = markdown_copies(PROC, names, home, cfg.title, cfg.description)
@@ -80,9 +107,9 @@ def build():
     shutil.move(PROC/'_docs', DOCS)
     for name,text in copies.items(): (DOCS/name).write_text(text, encoding='utf-8')
     if not quarto: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
-    rewrite('*.html', lambda text,page: finish_for_all(finish_head(finish_links(text, home), page)))
+    rewrite('*.html', lambda text,page: finish_page(text, page, home))
     if not quarto:
-        rewrite('*.html', lambda text,_: name_questions(hanging_lines(text)))
+        rewrite('*.html', lambda text,_: hanging_lines(text))
         search_index(DOCS)
     rewrite('*.css', lambda text,_: drop_web_fonts(text))
     for path in DOCS.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))

@@ -1,85 +1,83 @@
-"""The site for those who read Markdown rather than pages, language models among them (llmstxt.org): llms.txt, and beside each page
-`page.html` its copy `page.html.md`. Both are made from the notebooks as nbdev has processed them for the site."""
+"""The site for readers of Markdown, language models among them (llmstxt.org): `page.html.md` beside each `page.html`, and llms.txt.
+
+smalldocs turns a notebook into Markdown. Its own `llms-txt` would also write the files, but with pictures instead of their descriptions,
+with HTML where an output has text, with links to pages instead of copies for symbols, and a list without descriptions or order."""
 import html, json, re
+from itertools import chain
 
 import yaml
+from smalldocs.llms import Prose, notebook as markdown_of, page_markdown
+from smalldocs.notebook import cell_options, fence_for
 
 def front_matter(notebook):
     "What nbdev wrote at the top of a processed notebook: title, description and the name of its page."
     return yaml.safe_load(''.join(notebook['cells'][0]['source']).strip().strip('-'))
 
-def fenced(text, language=''):
-    "A block of code or printed text; its fence is longer than any in it."
-    fence = '`'*max([3, *(len(ticks)+1 for ticks in re.findall('`{3,}', text))])
-    return f'{fence}{language}\n{text.strip(chr(10))}\n{fence}'
+TAGS = {r'<h\d[^>]*>(.*?)</h\d>': r'\n\n**\1**\n\n', '<p>': '\n\n', '<ul>': '\n', '<li>': '\n- '}
 
 def from_html(text):
-    "What HTML says, for what has no other form: its headings, paragraphs, lists and code."
+    "Headings, paragraphs, lists and code of HTML that has no other form, such as a drawing."
     parts = re.split(r'<pre[^>]*>(.*?)</pre>', text, flags=re.S)
     for i,part in enumerate(parts):
-        if not i%2:
-            for pattern,mark in ((r'<h\d[^>]*>(.*?)</h\d>', r'\n\n**\1**\n\n'), ('<p>', '\n\n'), ('<ul>', '\n'), ('<li>', '\n- ')): part = re.sub(pattern, mark, part)
-        part = html.unescape(re.sub(r'<[^>]+>', '', part))
-        parts[i] = fenced(part, 'python') if i%2 else part.strip()
+        is_code = i%2
+        if not is_code:
+            for tag,mark in TAGS.items(): part = re.sub(tag, mark, part)
+        part = html.unescape(re.sub(r'<[^>]+>', '', part)).strip('\n' if is_code else None)
+        parts[i] = f'{fence_for(part)}python\n{part}\n{fence_for(part)}' if is_code else part
     return '\n\n'.join(filter(None, parts))
 
 class Copier:
     "Turns processed notebooks into Markdown whose links lead from copy to copy."
     def __init__(self,
         names, # {file name of a notebook: name of its page, without suffix}
-        home,  # address of the site, by which nbdev links symbols
-    ): self.names,self.home = names,re.escape(home)
+        home,  # address of the site: nbdev links symbols by it
+    ): self.names,self.home = names,home
 
-    def links(self, text):
-        "Links to notebooks and to the site's pages lead to the copies instead; code loses those that nbdev put into its comments."
-        parts = re.split(r'(^```.*?^```)', text, flags=re.M|re.S)
-        for i,part in enumerate(parts):
-            if i%2: parts[i] = re.sub(r'\[(`[^`]+`)\]\([^)\s]*\)', r'\1', part)
-            else:
-                part = re.sub(r'(?<=[\])])\{[^}\n]*\}', '', part) # attributes of a link
-                part = re.sub(rf'{self.home}([\w.-]+\.html)', r'\1.md', part)
-                parts[i] = re.sub(r'(\]\(|^\[[^]]+\]: )([\w.-]+\.ipynb)', lambda m: f'{m[1]}{self.names[m[2]]}.html.md' if m[2] in self.names else m[0], part, flags=re.M)
-        return ''.join(parts)
+    def link(self, href):
+        "A link to a notebook or to a page of the site leads to the copy instead."
+        file,_,anchor = href.removeprefix(self.home).partition('#')
+        if file in self.names: file = self.names[file]+'.html'
+        elif not href.startswith(self.home): return href
+        return f'{file}.md' + (f'#{anchor}' if anchor else '')
 
     def prose(self, text):
-        "Quarto's own Markdown made plain: a callout, or what else is folded, is a bold line and the text under it."
-        text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
-        text = re.sub(r'^:{3,} *\{[^}\n]*callout[^}\n]*\}\n+(?:#+ (.*))?', lambda m: f'**{m[1]}**' if m[1] else '', text, flags=re.M)
-        text = re.sub(r'^:{3,}.*\n?', '', text, flags=re.M)
-        text = re.sub(r'<details>\s*<summary>(.*?)</summary>(.*?)</details>', r'**\1**\2', text, flags=re.S)
-        return self.links(text)
+        prose = Prose(self.link, {})
+        return re.sub(r'(?<=[\])])\{[^}\n]*\}', '', prose.feed(text) + prose.finish()) # without attributes of a link
 
-    def output(self, output, alt):
-        "What a cell printed or showed, as text; a picture as its description."
-        if output['output_type']=='stream': return fenced(''.join(output['text']))
-        data = {kind: ''.join(part) if isinstance(part, list) else part for kind,part in output.get('data', {}).items()}
-        if 'text/markdown' in data: return self.prose(data['text/markdown'])
-        if any(kind.startswith('image/') for kind in data): return f'*Picture: {alt or "without a description"}*'
-        if data.get('text/plain', '').startswith('<IPython'): return from_html(data['text/html'])
-        return fenced(data['text/plain']) if 'text/plain' in data else ''
+    def shown(self, output, alt):
+        "The output as text: a picture is its description, a table what `print` would show."
+        if 'data' not in output: return output
+        data = {kind: ''.join(part) if isinstance(part, list) else part for kind,part in output['data'].items()}
+        if 'text/markdown' in data: text = self.prose(data['text/markdown'])
+        elif any(kind.startswith('image/') for kind in data): text = f'*Picture: {alt or "without a description"}*'
+        elif data.get('text/plain', '').startswith('<IPython'): text = from_html(data['text/html'])
+        else: return output | dict(data={'text/plain': data.get('text/plain', '')})
+        return output | dict(data={'text/markdown': text})
 
-    def code(self, cell):
-        "A code cell: the heading of its fold, its source, its outputs, each only where the page has it."
-        lines = ''.join(cell['source']).split('\n')
-        options = [line[2:].strip() for line in lines if line.startswith('#|')]
-        options = {key: value.strip().strip('"\'') for key,_,value in (option.partition(':') for option in options)}
-        source = '\n'.join(line for line in lines if not line.startswith('#|'))
-        if options.get('include')=='false': return []
-        shown = [] if options.get('echo')=='false' or not source.strip() else [fenced(source, 'python')]
-        if shown and (summary := options.get('code-summary')): shown.insert(0, f'*{summary}:*')
-        outputs = [] if options.get('output')=='false' else cell.get('outputs', [])
-        return shown + [self.output(output, options.get('fig-alt')) for output in outputs]
+    def cells(self, cell):
+        "Cells for a cell: links to copies, outputs as text, and the heading of a fold, such as `Answer`."
+        source = ''.join(cell['source'])
+        if source.startswith('<!--'): return [] # nbdev's warning not to edit the page
+        if cell['cell_type']!='code': return [cell | dict(source=self.prose(source))]
+        options,_ = cell_options(source)
+        heading = [dict(cell_type='markdown', metadata={}, source=f"*{options['code-summary']}:*")] if 'code-summary' in options else []
+        return [*heading, cell | dict(outputs=[self.shown(output, options.get('fig-alt')) for output in cell['outputs']])]
 
     def page(self, notebook):
         "The Markdown copy of a page."
-        front = front_matter(notebook)
-        parts = [f"# {front['title']}", f"> {front['description']}"]
-        for cell in notebook['cells'][1:]: parts += self.code(cell) if cell['cell_type']=='code' else [self.prose(''.join(cell['source']))]
-        return '\n\n'.join(part.strip('\n') for part in parts if part.strip()) + '\n'
+        front,*cells = notebook['cells']
+        about = front_matter(notebook)
+        cells = [front, *chain.from_iterable(map(self.cells, cells))]
+        body,_ = markdown_of(json.dumps(notebook | dict(cells=cells)), {}, '', Prose(lambda href: href, {}), lambda text: text)
+        return page_markdown(about['title'], f"> {about['description']}", body)
 
 def reading_order(config):
-    "The notebooks in the order of the sidebar, which is the order to read them in."
-    return [entry['href'] for entry in yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']]
+    "{heading of a group in the sidebar: its notebooks}, in the order to read them in."
+    groups = {}
+    for entry in yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']:
+        if 'contents' in entry: groups[entry['section']] = [page['href'] for page in entry['contents']]
+        else: groups.setdefault('Pages', []).append(entry['href'])
+    return groups
 
 def markdown_copies(
     proc, # folder of the processed notebooks and their _quarto.yml
@@ -87,12 +85,15 @@ def markdown_copies(
     title, description, # of the site
 ): # {file name: text}
     "The copy of each page, and llms.txt, which lists them."
-    copier,order = Copier(names, home),reading_order(proc/'_quarto.yml')
-    copies,entries = {},[]
-    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
-        notebook = json.loads((proc/name).read_text(encoding='utf-8'))
-        front = front_matter(notebook)
-        copies[f'{names[name]}.html.md'] = copier.page(notebook)
-        entries.append(f"- [{front['title']}]({names[name]}.html.md): {front['description']}")
-    llms = [f'# {title}', f'> {description}', '## Overview', entries[0], '## Lessons, in reading order', '\n'.join(entries[1:])]
+    copier = Copier(names, home)
+    notebooks = {name: json.loads((proc/name).read_text(encoding='utf-8')) for name in names}
+    copies = {f'{names[name]}.html.md': copier.page(notebook) for name,notebook in notebooks.items()}
+
+    groups = reading_order(proc/'_quarto.yml')
+    groups['Other'] = [name for name in names if name not in sum(groups.values(), [])]
+    llms = [f'# {title}', f'> {description}']
+    for group,pages in groups.items():
+        fronts = {name: front_matter(notebooks[name]) for name in pages if name in names}
+        entries = [f"- [{front['title']}]({names[name]}.html.md): {front['description']}" for name,front in fronts.items()]
+        if entries: llms += [f'## {group}', '\n'.join(entries)]
     return copies | {'llms.txt': '\n\n'.join(llms) + '\n'}

@@ -8,10 +8,10 @@ from PIL import Image
 def palette(rgb):
     "The picture with at most 256 colours, or None where that could be seen."
     if colours := Image.fromarray(rgb).getcolors(256): # most figures have no more: nothing is lost
-        index = np.zeros(1<<24, np.uint8) # number of each colour that there is
-        packed = [r<<16 | g<<8 | b for _,(r,g,b) in colours]
-        index[packed] = np.arange(len(packed))
-        small = Image.fromarray(index[(rgb.astype(np.uint32)*[1<<16, 1<<8, 1]).sum(-1)], 'P')
+        index = np.zeros(1<<24, np.uint8) # the number of each colour in the palette
+        index[[r<<16 | g<<8 | b for _,(r,g,b) in colours]] = np.arange(len(colours))
+        red,green,blue = np.moveaxis(rgb.astype(np.uint32), -1, 0)
+        small = Image.fromarray(index[red<<16 | green<<8 | blue], 'P')
         small.putpalette([part for _,colour in colours for part in colour])
         return small
     small = Image.fromarray(rgb).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -21,7 +21,7 @@ def palette(rgb):
 def encoded(picture):
     "The picture as a PNG file."
     file = io.BytesIO()
-    picture.save(file, 'PNG', optimize=True)
+    picture.save(file, 'PNG') # `optimize=True` takes six times as long for 6 % less
     return file.getvalue()
 
 def shrink(

@@ -1,5 +1,5 @@
 """What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures in files of
-their own and of the size at which the notebook shows them, code in lines, a search that knows every word and every question."""
+their own and of the size that the notebook shows them at, code in lines, a search that knows every word and every question."""
 import base64, html, json, re
 
 from latex2mathml.converter import convert
@@ -80,15 +80,6 @@ def view_source(text, names):
     for old,new in names.items(): text = text.replace(f'/nbs/{new}.ipynb"', f'/nbs/{old}"')
     return text
 
-QUESTION = re.compile(r'<div (class="callout [^>]*callout-titled[^>]*><div role="button".*?flex-fill">)(.*?)(</div>)', re.S)
-
-def name_questions(text):
-    "Gives the callout of each question an anchor of its own, made of its words."
-    def named(match):
-        words = re.findall(r'\w+', html.unescape(re.sub('<[^>]+>', '', match[2])).lower())
-        return f'<div id="question-{"-".join(words)}" {match[1]}{match[2]}{match[3]}'
-    return QUESTION.sub(named, text)
-
 def plain(text):
     "Text without tags; those inside of a line leave no space behind."
     text = re.sub(r'<(script|style)\b.*?</\1>', '', text, flags=re.S)
@@ -107,7 +98,8 @@ def search_index(docs):
         for entry in entries:
             if entry['href'] in texts: entry['text'] = plain(texts[entry['href']])
         title = next(entry['title'] for entry in entries if entry['href'].split('#')[0]==path.name)
-        for anchor,question,answer in re.findall(r'<div id="(question-[^"]+)".*?flex-fill">(.*?)</div>(.*?)</div></div></div>', main, re.S):
+        questions = re.findall(r'<details id="(question-[^"]+)"[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>', main, re.S)
+        for anchor,question,answer in questions:
             href = f'{path.name}#{anchor}'
             entries.append(dict(objectID=href, href=href, title=title, section=plain(question), text=plain(answer)))
     (docs/'search.json').write_text(json.dumps(entries, ensure_ascii=False), encoding='utf-8')
