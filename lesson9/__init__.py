@@ -12,8 +12,8 @@ def _docments_help(inspected):
     from types import FunctionType, MethodType
     from fastcore.docments import MarkdownRenderer
     obj = inspected.obj
-    if not isinstance(obj, (type, FunctionType, MethodType)) or not str(obj.__module__).startswith('lesson9.'): return None
-    return MarkdownRenderer(obj)._repr_markdown_()
+    has_docments = isinstance(obj, (type, FunctionType, MethodType)) and str(obj.__module__).startswith('lesson9.')
+    return MarkdownRenderer(obj)._repr_markdown_() if has_docments else None
 
 def load_ipython_extension(
     shell, # the running IPython

@@ -28,8 +28,12 @@ class ShowsTable:
     def _repr_html_(self): return self._table()._repr_html_()
 
 class DataBunch(ShowsTable):
-    "Keep a training loader, a validation loader or None, and the number of outputs `c`."
-    def __init__(self, train_dl, valid_dl=None, c=None):
+    "Keep a training loader and a validation loader together."
+    def __init__(self,
+        train_dl,      # batches to train on: each a pair `(xb, yb)`
+        valid_dl=None, # batches to validate on; None: no validation
+        c=None,        # number of outputs that a model for this data needs: for labels, the number of classes
+    ):
         self.train_dl,self.valid_dl = train_dl,valid_dl
         self.c = c
 
@@ -66,8 +70,12 @@ class Learner(ShowsTable):
         return rows + (self.data._rows() if isinstance(self.data, DataBunch) else [])
 
 # %% ../nbs/04_callbacks.ipynb #3f0e9223
-def get_model(data, lr=0.5, nh=50)->tuple[nn.Module, optim.Optimizer]:
-    "A model for `data` (linear, ReLU with `nh` hidden units, linear), and plain SGD for it."
+def get_model(
+    data,   # a `DataBunch` whose training dataset has `x` of shape (n, number of inputs)
+    lr=0.5, # learning rate
+    nh=50,  # number of hidden units
+)->tuple[nn.Module, optim.Optimizer]: # the model and its optimiser
+    "Make the lesson's model, linear - ReLU - linear, and plain SGD for it."
     model = nn.Sequential(nn.Linear(data.train_ds.x.shape[1], nh), nn.ReLU(), nn.Linear(nh, data.c))
     return model, optim.SGD(model.parameters(), lr=lr)
 

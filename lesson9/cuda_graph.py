@@ -7,22 +7,21 @@ __all__ = ['GraphCapture', 'CudaGraphCapture', 'CudaGraph']
 
 # %% ../nbs/12_cuda_graph.ipynb #32cc6784
 import sys
+from contextlib import suppress
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .anneal import *
 from .averages import *
 from .callbacks import *
-from .devices import *
 from .gpu import *
 from .minibatch import *
 
 # %% ../nbs/12_cuda_graph.ipynb #65703c25
 class GraphCapture(TorchDispatchMode):
-    "Records the tensor operations between `capture_begin` and `capture_end`; `replay` does them again, on the same memory. CUDA graphs in slow motion, for any device."
-    computes = True # as it records
+    "Capture the tensor operations between `capture_begin` and `capture_end`, on any device."
+    computes = True # each operation is also done while it is captured
     def __init__(self):
         super().__init__()
         self.operations = []
@@ -32,25 +31,25 @@ class GraphCapture(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.__name__.split('.')[0]
-        if name in SyncCounter.waits: raise RuntimeError(f'{name} reads a number, which is not there when a recording is replayed')
+        if name in SyncCounter.waits:
+            raise RuntimeError(f'{name} reads a number, which would stay the same when the step is replayed')
         out = func(*args, **(kwargs or {}))
         self.operations.append((func, args, kwargs or {}, out))
         return out
 
     def replay(self):
-        "Do the recorded operations again."
-        with torch.no_grad(): # what belongs to backward was recorded as operations, too
+        "Do the captured operations again, with the results in the same memory."
+        with torch.no_grad(): # the operations of `backward` were captured as well
             for func,args,kwargs,out in self.operations:
-                for old,new in zip(list_tensors(out), list_tensors(func(*args, **kwargs))):
-                    if old.untyped_storage().data_ptr()!=new.untyped_storage().data_ptr(): old.copy_(new) # else a view, or changed in place
+                for old,new in zip(list_tensors(out), list_tensors(func(*args, **kwargs))): old.copy_(new)
 
 # %% ../nbs/12_cuda_graph.ipynb #faacc2b0
 class CudaGraphCapture:
-    "Like `GraphCapture`, as a CUDA graph."
-    computes = False # as it records
+    "Capture the operations between `capture_begin` and `capture_end` as a CUDA graph."
+    computes = False # nothing is done while it is captured
     def __init__(self):
         self.graph = torch.cuda.CUDAGraph()
-        self.context = torch.cuda.graph(self.graph, capture_error_mode='thread_local')
+        self.context = torch.cuda.graph(self.graph, capture_error_mode='thread_local') # other threads may use CUDA
 
     def capture_begin(self):
         self.stream = torch.cuda.current_stream()
@@ -58,131 +57,127 @@ class CudaGraphCapture:
 
     def capture_end(self):
         try: self.context.__exit__(None, None, None)
-        finally: torch.cuda.set_stream(self.stream) # which PyTorch leaves undone where a recording has failed
+        finally: torch.cuda.set_stream(self.stream) # PyTorch doesn't restore it when a capture has failed
 
     def replay(self): self.graph.replay()
 
+# %% ../nbs/12_cuda_graph.ipynb #b6d00004
+def _check_callback(cb):
+    "Raise ValueError if replayed steps would leave out a part of what `cb` does."
+    skipped = [e for e in ('after_pred', 'after_loss', 'after_backward', 'after_step') if e in dir(cb)]
+    if skipped and 'after_replay' not in dir(cb):
+        raise ValueError(f'CudaGraph cannot be used with {type(cb).__name__}: it has {skipped[0]}, but no after_replay')
+
+    if getattr(cb, 'scaler', None):
+        raise ValueError('CudaGraph cannot be used with float16: GradScaler keeps a part of its state in Python')
+
+    if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'):
+        raise ValueError(f"Compile's mode {cb.kwargs['mode']!r} captures CUDA graphs: use either it or CudaGraph")
+
+    if isinstance(cb, ParamScheduler):
+        in_model = any(isinstance(target, torch.nn.Module) for target in cb.targets or ())
+        if in_model or (cb.targets is None and cb.pname!='lr'):
+            raise ValueError(f'CudaGraph cannot follow a schedule of {cb.pname!r}: replayed steps read only lr')
+
+def _check_model(model, opt, needs_cuda):
+    "Raise ValueError if a step of `model` and `opt` can't be captured."
+    device = next(model.parameters()).device
+    if needs_cuda and device.type!='cuda':
+        raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
+    if has_hooks(model): raise ValueError('CudaGraph cannot be used with hooks on layers: a replay skips them')
+    if not all('fused' in group for group in opt.param_groups):
+        raise ValueError(f"CudaGraph needs one of PyTorch's optimisers with a fused version, found {type(opt)}")
+
 # %% ../nbs/12_cuda_graph.ipynb #05c7ed29
 class CudaGraph(Callback):
-    "Records one training step, after a few ordinary ones, and replays it for all batches of the same shape: as one command to the GPU."
-    order = MixedPrecision.order + 95 # the last to change a batch, and the last after a step
-    inner = 'after_pred', 'after_loss', 'after_backward', 'after_step'
+    "Capture one training step, and replay it for all batches of the same shape."
+    order = MixedPrecision.order + 95 # after all others: the last to change a batch, and the last after a step
+    capturing = False
+    settings = None # `fused` and `foreach` of each parameter group, as they were before the fit
+
     def __init__(self,
-        warmup=3,                # ordinary steps first, at least 1: they make the optimiser's state and choose algorithms
-        recording=CudaGraphCapture, # makes what records: `GraphCapture` works on any device, slowly
+        warmup=3,                 # ordinary steps before the capture, at least 1
+        capture=CudaGraphCapture, # class that captures; `GraphCapture` works on any device, slowly
     ):
         check_int('warmup', warmup, 1)
-        self.warmup,self.make = warmup,recording
+        self.warmup,self.make_capture = warmup,capture
 
-    def begin_fit(self):
-        "Begin with nothing recorded."
-        self.steps,self.recording,self.busy = 0,None,False
-        self.before = [] # what `fused` and `foreach` were in each parameter group
+    def begin_fit(self): self.steps,self.capture = 0,None
 
     def begin_batch(self):
-        "An ordinary step, the one that is recorded, or a replay."
+        "Do an ordinary step, capture one, or replay it."
         if not self.in_train: return
         batch = self.run.xb,self.run.yb
-        if self.recording: return self._replay(batch) if _shapes(batch)==self.shapes else None
+        if self.capture: return self._replay(batch) if _shapes(batch)==self.shapes else None
         if self.steps==0: self._prepare()
         self.steps += 1
-        if self.steps>self.warmup: self._record(batch)
-
-    def _check_callbacks(self):
-        "ValueError if a callback cannot be used with a recorded step."
-        for cb in self.run.cbs:
-            for event in self.inner:
-                if cb is not self and event in dir(cb) and cb not in self.replayed:
-                    raise ValueError(f'{type(cb).__name__}.{event} would be called once, when the step is recorded, and not at each replay: '
-                                     'CudaGraph cannot be used with it')
-            if getattr(cb, 'scaler', None):
-                raise ValueError('CudaGraph cannot be used with float16: GradScaler keeps a part of its state in Python')
-            if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'):
-                raise ValueError(f"mode {cb.kwargs['mode']!r} of torch.compile records CUDA graphs by itself: use it or CudaGraph, not both")
-            if isinstance(cb, ParamScheduler) and (cb.pname!='lr' if cb.targets is None else any(isinstance(t, nn.Module) for t in cb.targets)):
-                raise ValueError(f'a schedule of {cb.pname!r} would stay at its value in the recorded step: '
-                                 'CudaGraph can follow a schedule of lr, or of something that acts before the model')
-
-    def _check_model(self):
-        "ValueError if the model or the optimiser cannot be recorded."
-        device = next(self.model.parameters()).device
-        if self.make is CudaGraphCapture and device.type!='cuda':
-            raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
-        if has_hooks(self.model):
-            raise ValueError('a hook on a layer would be called once, when the step is recorded, and not at each replay: CudaGraph cannot be used with it')
-        for group in self.opt.param_groups:
-            if 'fused' not in group:
-                raise ValueError(f"{type(self.opt).__name__} cannot be recorded, since its learning rate would be baked in: "
-                                 "CudaGraph needs one of PyTorch's optimisers that can be fused")
+        if self.steps>self.warmup: self._begin_capture(batch)
 
     def _prepare(self):
-        "Set the optimiser up. ValueError for what cannot be recorded."
-        self.replayed = [cb for cb in self.run.cbs if hasattr(cb, 'after_replay')]
-        self._check_model()
-        self._check_callbacks()
-        groups = self.opt.param_groups
-        self.before = [{k: group[k] for k in ('fused', 'foreach')} for group in groups]
-        for group in groups: group.update(fused=True, foreach=False)
-        self.opt.load_state_dict(self.opt.state_dict()) # what it keeps from an earlier fit goes to the device
+        _check_model(self.model, self.opt, needs_cuda=self.make_capture is CudaGraphCapture)
+        for cb in self.run.cbs:
+            if cb is not self: _check_callback(cb)
 
-    def _record(self, batch):
-        "Begin to record: on copies of the batch, and with learning rates that are tensors."
-        self.shapes,self.inputs,self.others = _shapes(batch),map_tensors(torch.clone, batch),_others(self.opt)
+        self.settings = _get(self.opt, ['fused', 'foreach'])
+        for group in self.opt.param_groups: group.update(fused=True, foreach=False)
+        self.opt.load_state_dict(self.opt.state_dict()) # moves its state to the device, such as Adam's count of steps
+
+    def _begin_capture(self, batch):
+        self.capture,self.shapes = self.make_capture(),_shapes(batch)
+        self.inputs = map_tensors(torch.clone, batch)
         self.run.xb,self.run.yb = self.inputs
-        groups = self.opt.param_groups
-        self.lrs = [torch.tensor(float(group['lr']), device=self.shapes[0][2]) for group in groups]
-        self.changed = [{k: group[k] for k in ('lr', 'capturable') if k in group} for group in groups]
-        for group,lr in zip(groups, self.lrs):
+
+        self.baked_in,self.numbers = _baked_in(self.opt),_get(self.opt, ['lr', 'capturable'])
+        device = list_tensors(batch)[0].device
+        self.lrs = [torch.tensor(float(group['lr']), device=device) for group in self.opt.param_groups]
+        for group,lr in zip(self.opt.param_groups, self.lrs):
             group['lr'] = lr
             if 'capturable' in group: group['capturable'] = True
-        self.recording,self.busy = self.make(),True
-        self.recording.capture_begin()
 
-    def _end_recording(self):
-        self.busy = False
-        for group,old in zip(self.opt.param_groups, self.changed): group.update(old)
+        self.capturing = True
+        self.capture.capture_begin()
 
     def after_step(self):
-        "End the recording. If nothing was computed while it was made, do the step."
-        if not self.busy: return
-        self.recording.capture_end()
-        if not self.recording.computes: self.recording.replay()
-        self._end_recording()
+        "End the capture. If nothing was computed meanwhile, do the step."
+        if not self.capturing: return
+        self.capture.capture_end()
+        if not self.capture.computes: self.capture.replay()
+        self._leave_capture()
         self.static_loss = self.loss.detach()
         self.run.loss,self.run.pred = self.static_loss.clone(),None
 
-    def _abandon(self):
-        "End a recording that failed."
-        self._end_recording()
-        recording,self.recording = self.recording,None
-        try: recording.capture_end()
-        except RuntimeError: pass # CUDA refuses to finish it, which is what we want
+    def _leave_capture(self):
+        self.capturing = False
+        _set(self.opt, self.numbers)
 
     def after_batch(self):
-        "RuntimeError if the batch ended before its step was recorded."
-        if not self.busy: return
-        error = sys.exc_info()[1] # what ended the batch before the step, if it was an exception
-        self._abandon()
-        if error is None or isinstance(error, Exception): raise RuntimeError('the training step could not be recorded: ' + (
-            f'{type(error).__name__}: {error}' if error else 'a callback ended the batch before the step')) from error
+        "Raise RuntimeError if the batch ended before its step was captured."
+        if not self.capturing: return
+        error = sys.exc_info()[1] # what ended the batch, if it was an exception
+        self._leave_capture()
+        with suppress(RuntimeError): self.capture.capture_end() # CUDA refuses to end a capture that has failed
+        if error and not isinstance(error, Exception): return # for example Ctrl-C
+        reason = f'{type(error).__name__}: {error}' if error else 'a callback ended the batch before the step'
+        raise RuntimeError(f'the training step could not be captured: {reason}') from error
 
     def _replay(self, batch):
-        "Do the recorded step with another batch."
-        if _others(self.opt)!=self.others: raise ValueError(f'a hyperparameter other than lr has changed since the step was recorded: {_others(self.opt)}, recorded with {self.others}')
+        now = _baked_in(self.opt)
+        if now!=self.baked_in:
+            raise ValueError(f'only lr may change after the capture: captured with {self.baked_in}, found {now}')
         for old,new in zip(list_tensors(self.inputs), list_tensors(batch)): old.copy_(new, non_blocking=True)
         for group,lr in zip(self.opt.param_groups, self.lrs): lr.fill_(group['lr'])
-        self.recording.replay()
+        self.capture.replay()
         self.run.loss = self.static_loss.clone()
         self.run('after_replay')
-        return True
+        return True # the batch is done
 
     def after_fit(self):
-        "Give the optimiser its settings back, and keep nothing."
-        for group,before in zip(self.opt.param_groups, self.before): group.update(before)
-        self.recording = self.inputs = self.static_loss = self.lrs = None
+        "Restore the optimiser's settings, and keep nothing."
+        _set(self.opt, self.settings)
+        self.settings = self.capture = self.inputs = self.static_loss = self.lrs = None
 
-# %% ../nbs/12_cuda_graph.ipynb #b6d00004
 def _shapes(batch): return [(t.shape, t.dtype, t.device) for t in list_tensors(batch)]
-
-# %% ../nbs/12_cuda_graph.ipynb #8017afb4
-def _others(opt): return [{k: v for k,v in group.items() if k not in ('params', 'lr')} for group in opt.param_groups]
+def _baked_in(opt): return [{k: v for k,v in group.items() if k not in ('params', 'lr')} for group in opt.param_groups]
+def _get(opt, names): return [{k: group[k] for k in names if k in group} for group in opt.param_groups]
+def _set(opt, settings):
+    for group,old in zip(opt.param_groups, settings or ()): group.update(old)

@@ -9,7 +9,6 @@ __all__ = ['Hook', 'Hooks', 'weight_layers', 'HooksCallback', 'ActivationStats']
 from functools import partial
 
 import torch
-from torch import nn
 
 from .callbacks import *
 from .devices import *

@@ -138,7 +138,8 @@ def _box(i, y, seconds, title, stopped=False):
     "Draw a call in column `i`, standing on the line at `y`, and its time."
     height = min(max(4*(1+math.log10(max(seconds, 1e-6)/1e-6)), 2), 26)
     x,top  = _left+_column*i,y-height
-    return (f'<g><title>{escape(title)}</title><rect x="{x+8}" y="{top:.1f}" width="{_column-16}" height="{height:.1f}" '
+    return (f'<g><title>{escape(title)}</title>'
+            f'<rect x="{x+8}" y="{top:.1f}" width="{_column-16}" height="{height:.1f}" '
             f'fill="currentColor" fill-opacity="0.25" stroke="currentColor" '
             f'stroke-width="{3 if stopped else 0.5}"/>'
             f'<text x="{x+_column/2}" y="{top-4:.1f}" text-anchor="middle" font-size="9.5">{_time(seconds)}</text></g>')

@@ -19,7 +19,7 @@ def all_callbacks(folder, numbers=itertools.count()):
              CSVLogger(folder/f'{next(numbers)}.csv'), TensorBoardLogger(folder/'pair'), DeviceCallback('cpu')]
     changes = [EarlyStopping('train_loss', 'max'), ParamScheduler('lr', sched_lin(0.1, 0.5)), GradientAccumulation(2),
                GradientClip(norm=0.1), BatchTransform(RandomShift(2, (4,4))), Seed(3), LRFinder(n=10),
-               MixedPrecision(torch.bfloat16), Compile(backend='eager'), CudaGraph(warmup=1, recording=GraphCapture)]
+               MixedPrecision(torch.bfloat16), Compile(backend='eager'), CudaGraph(warmup=1, capture=GraphCapture)]
     return looks,changes
 
 def saw_all(cb, run, epochs):
