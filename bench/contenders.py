@@ -1,7 +1,7 @@
 """The contenders: each a function that trains `work` for one epoch, as its own documentation shows it.
 
 It gets a fresh model, and returns the loader that it used. What it builds before the first batch, and what it does
-after the last, is not timed: the stopwatch is in the loader. Imports are inside, so a process has only its own."""
+after the last, isn't timed: the stopwatch is in the loader. Imports are inside, so a process has only its own."""
 import math, os
 
 import torch, torch.nn.functional as F
@@ -62,7 +62,7 @@ def dataloader_collate(work, model):
     return torch_loader(work, model, TensorDataset(work.x, work.y))
 
 def dataloader_getitems(work, model):
-    "PyTorch's loader over our dataset, which makes a batch by one index; there is nothing left to collate."
+    "PyTorch's loader over our dataset, which makes a batch by one index, so there's nothing to collate."
     from torch.utils.data import DataLoader
     from lesson9.minibatch import Dataset
     ds,order = Dataset(work.x, work.y),work.batches().order.tolist()
@@ -80,15 +80,16 @@ def _runner(work, model, cbs, momentum=0):
 def lesson9(work, model): return _runner(work, model, [])
 
 def lesson9_stats(work, model):
-    from lesson9.callbacks import AvgStatsCallback
+    from lesson9.averages import AvgStatsCallback
     from lesson9.minibatch import accuracy
-    return _runner(work, model, [AvgStatsCallback(accuracy, log=lambda line: None)])
+    return _runner(work, model, [AvgStatsCallback(accuracy, log=None)])
 
 def lesson9_full(work, model):
     "Statistics, one cycle of learning rate and momentum, a recorder and a progress bar."
     from tqdm import tqdm
     from lesson9.anneal import ParamScheduler, Recorder, combine_scheds, cos_1cycle_anneal
-    from lesson9.callbacks import AvgStatsCallback, Callback
+    from lesson9.averages import AvgStatsCallback
+    from lesson9.callbacks import Callback
     from lesson9.minibatch import accuracy
     class Progress(Callback):
         def begin_epoch(self): self.bar = tqdm(total=len(self.data.train_dl), file=open(os.devnull, 'w'))
@@ -96,7 +97,7 @@ def lesson9_full(work, model):
         def after_epoch(self): self.bar.close()
     def cycle(*points): return combine_scheds([0.3, 0.7], cos_1cycle_anneal(*points))
     scheds = [ParamScheduler('lr', cycle(0.1, 0.4, 0.01)), ParamScheduler('momentum', cycle(0.95, 0.85, 0.95))]
-    stats = AvgStatsCallback(accuracy, log=lambda line: None)
+    stats = AvgStatsCallback(accuracy, log=None)
     return _runner(work, model, [stats, Recorder('momentum'), Progress(), *scheds], 0.9)
 
 # the peers
@@ -164,7 +165,7 @@ def _skorch(work, model, callbacks):
 
 def skorch(work, model): return _skorch(work, model, 'disable')
 def skorch_stats(work, model):
-    "The loss is in its history always. The accuracy is scored on the predictions made while training."
+    "Its history always has the loss. The accuracy is scored on the predictions made while training."
     from skorch.callbacks import EpochScoring
     scoring = EpochScoring('accuracy', on_train=True, use_caching=True, name='train_acc')
     return _skorch(work, model, [('accuracy', scoring)])
@@ -175,7 +176,8 @@ def _accelerate(work, model, stats):
     batches = work.batches()
     model,opt = accelerator.prepare(model, work.opt(model))
     model.train()
-    n,loss_sum,acc_sum = 0,torch.zeros(()),torch.zeros(())
+    n = 0
+    loss_sum,acc_sum = torch.zeros(()),torch.zeros(())
     for xb,yb in batches:
         pred = model(xb)
         loss = F.cross_entropy(pred, yb)
@@ -194,5 +196,5 @@ def accelerate_stats(work, model): return _accelerate(work, model, True)
 
 ours    = 'hand hand_stats dataloader_collate dataloader_getitems lesson9 lesson9_stats lesson9_full'.split()
 peers   = ['fastai', 'lightning', 'ignite', 'skorch', 'accelerate']
-against = {'lesson9_full': 'hand_momentum'} # what each is timed against; `hand` where nothing is said
-same_as = {'lesson9_full': 'hand_cycle'}    # whose final weights it must have
+against = {'lesson9_full': 'hand_momentum'} # what a contender is timed against, if not `hand`
+same_as = {'lesson9_full': 'hand_cycle'}    # whose final weights it has to reach, if not those of `hand`

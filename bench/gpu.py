@@ -3,9 +3,9 @@
     python bench/gpu.py                        needs a CUDA device; writes bench/results/gpu.json
     python bench/gpu.py --device cpu --rounds 1 --images 2000 --runs 1 --out /tmp/try.json      tries it without one
 
-Every way adds one thing to the ways before it. Both sides keep loss and accuracy of the epoch, start from the same
-weights and have the same batches. An epoch is timed between two synchronisations; the first of each fit, which compiles
-and records, is left out. The two sides take turns, and which goes first alternates."""
+Each way adds one thing to the ways before it. Both sides keep the epoch's loss and accuracy, start from the same
+weights and get the same batches. An epoch is timed between two synchronisations. The first of each fit, which compiles
+and captures, is left out. The two sides take turns, and which goes first alternates."""
 import argparse, json, time
 from pathlib import Path
 from statistics import median
@@ -16,22 +16,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import loops
 from lesson9.anneal import ParamScheduler, combine_scheds, cos_1cycle_anneal
-from lesson9.callbacks import AvgStatsCallback, Callback, DataBunch, DeviceCallback, Learner, Runner
+from lesson9.averages import AvgStatsCallback
+from lesson9.callbacks import Callback, DataBunch, Learner, Runner, TrainEvalCallback
+from lesson9.cuda_graph import CudaGraph, CudaGraphCapture, GraphCapture
 from lesson9.data import get_data
-from lesson9.gpu import (Compile, CudaGraph, CudaRecording, DeviceLoader, MixedPrecision, Recording, fast_math,
-                         half_dtype)
+from lesson9.devices import DeviceCallback, DeviceLoader
+from lesson9.gpu import Compile, MixedPrecision, amp_dtype, fast_math
 from lesson9.minibatch import DataLoader, Dataset, accuracy
 from run import machine
 
 ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ Compile', '+ CudaGraph'
-epochs = 4 # of which the first is not counted
+epochs = 4 # the first isn't counted
+warmup = 3 # ordinary steps before one is captured as a CUDA graph
 
 def sync(device):
     if device.type=='cuda': torch.cuda.synchronize()
 
 class EpochTimes(Callback):
-    "Seconds of each epoch."
-    order = -100
+    "Time each epoch."
+    order = TrainEvalCallback.order - 80 # before all others
     def __init__(self): self.seconds = []
     def begin_epoch(self):
         sync(next(self.model.parameters()).device)
@@ -40,33 +43,34 @@ class EpochTimes(Callback):
         sync(next(self.model.parameters()).device)
         self.seconds.append(time.perf_counter()-self.start)
 
-def make(work, device, fused=True):
+def make(work, device):
+    "Make the model on `device`, and its optimiser."
     model = work.model().to(device)
-    return model,optim.SGD(model.parameters(), lr=work.lr, fused=fused)
+    return model,optim.SGD(model.parameters(), lr=work.lr, fused=True)
 
 def ours(work, device, way):
-    "Epoch times of the Runner, and the trained model."
+    "Train with the Runner; return the seconds of the epochs, and the model."
     level,(model,opt) = ways.index(way),make(work, device)
     ds = Dataset(work.x, work.y)
     dl = DeviceLoader(ds, work.bs, True, device) if level>=2 else DataLoader(ds, work.bs, True)
-    cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=lambda line: None), DeviceCallback(device)]
+    cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=None), DeviceCallback(device)]
     if level>=1: cbs.append(MixedPrecision())
     if level>=3: cbs.append(Compile())
-    if level>=4: cbs.append(CudaGraph(recording=CudaRecording if device.type=='cuda' else Recording))
+    if level>=4: cbs.append(CudaGraph(warmup, CudaGraphCapture if device.type=='cuda' else GraphCapture))
     run = Runner(cbs)
     torch.manual_seed(1)
     run.fit(epochs, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
     return run.epoch_times.seconds[1:],model
 
 def by_hand(work, device, way):
-    "The same, written out."
+    "Train with the same thing written by hand; return the same."
     level,(model,opt) = ways.index(way),make(work, device)
     net,loss_func = (torch.compile(model),torch.compile(F.cross_entropy)) if level>=3 else (model,F.cross_entropy)
     x,y = (work.x.to(device),work.y.to(device)) if level>=2 else (work.x,work.y)
     loss_sum,acc_sum = torch.zeros((), device=device),torch.zeros((), device=device)
 
     def step(xb, yb):
-        with torch.autocast(device.type, half_dtype(device), enabled=level>=1, cache_enabled=False):
+        with torch.autocast(device.type, amp_dtype(device), enabled=level>=1, cache_enabled=False):
             pred = net(xb)
             loss = loss_func(pred, yb)
         with torch.no_grad():
@@ -76,12 +80,13 @@ def by_hand(work, device, way):
         opt.step()
         opt.zero_grad()
 
-    graph,seen,seconds = None,0,[]
+    graph,seen = None,0
+    seconds = []
     torch.manual_seed(1)
     for epoch in range(epochs):
         sync(device)
         start = time.perf_counter()
-        loss_sum.zero_(), acc_sum.zero_()
+        for s in loss_sum,acc_sum: s.zero_()
         model.train()
         order = torch.randperm(len(x)).to(x.device)
         for i in range(0, len(order), work.bs):
@@ -89,16 +94,16 @@ def by_hand(work, device, way):
             xb,yb = x[idx].to(device),y[idx].to(device)
             if xb.dtype==torch.uint8: xb = xb.float().div_(255)
             seen += 1
-            if level<4 or device.type!='cuda' or len(xb)<work.bs or seen<=3: step(xb, yb)
+            if level<4 or device.type!='cuda' or len(xb)<work.bs or seen<=warmup: step(xb, yb)
             elif graph is None:
                 static = xb.clone(),yb.clone()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph): step(*static)
                 graph.replay()
             else:
-                static[0].copy_(xb); static[1].copy_(yb)
+                for old,new in zip(static, (xb, yb)): old.copy_(new)
                 graph.replay()
-        float(loss_sum), float(acc_sum)
+        for s in loss_sum,acc_sum: float(s) # as AvgStatsCallback reads them
         sync(device)
         seconds.append(time.perf_counter()-start)
     return seconds[1:],model
@@ -118,12 +123,15 @@ def compare(work, device, way, rounds):
     return found
 
 def floor(work, device):
-    "Seconds of an epoch from operations and bytes alone, for what this device was measured to do."
-    dtype,n = (half_dtype(device),8192) if device.type=='cuda' else (torch.float32,1024)
+    "Compute the least seconds of an epoch from its operations and bytes, and from what this device can do."
+    dtype,n = (amp_dtype(device),8192) if device.type=='cuda' else (torch.float32,1024)
     def best(f):
         times = []
         for _ in range(10):
-            sync(device); start = time.perf_counter(); f(); sync(device)
+            sync(device)
+            start = time.perf_counter()
+            f()
+            sync(device)
             times.append(time.perf_counter()-start)
         return min(times)
     a = torch.randn(n, n, device=device, dtype=dtype)
@@ -146,9 +154,12 @@ def small_net():
     return nn.Sequential(nn.Unflatten(1, (1,28,28)), *layers, nn.Flatten(), nn.Linear(96*9, 10))
 
 class Until(Callback):
-    "Ends the fit when the validation accuracy is reached, and notes the seconds since it began."
-    order = 10 # after the statistics of the epoch
-    def __init__(self, accuracy): self.accuracy,self.seconds,self.best = accuracy,None,0.
+    "End the fit when the validation accuracy is reached, and note the seconds since it began."
+    order = AvgStatsCallback.order + 10 # after the epoch's averages
+    def __init__(self, accuracy):
+        self.accuracy,self.best = accuracy,0.
+        self.seconds = None
+
     def begin_fit(self): self.start = time.perf_counter()
     def after_epoch(self):
         self.best = max(self.best, self.run.avg_stats.history[-1]['valid_accuracy'])
@@ -157,17 +168,17 @@ class Until(Callback):
             return True
 
 def time_to(device, target, runs, n):
-    "Seconds of each run from loaded data to `target` validation accuracy; None where six epochs did not reach it."
+    "Time each run from loaded data to `target` validation accuracy; None if six epochs didn't reach it."
     x,y,xv,yv = get_data()
     x,y = x[:n],y[:n]
     train,valid = DeviceLoader(Dataset(x, y), 256, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
     found = []
-    for run_number in range(runs+1): # the first loads kernels, and is left out
+    for run_number in range(runs+1): # the first loads kernels and isn't counted
         torch.manual_seed(run_number)
         model = small_net().to(device)
         opt = optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         sched = combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5))
-        cbs = [AvgStatsCallback(accuracy, log=lambda line: None), Until(target), ParamScheduler('lr', sched)]
+        cbs = [AvgStatsCallback(accuracy, log=None), Until(target), ParamScheduler('lr', sched)]
         if device.type=='cuda': cbs += [MixedPrecision(), CudaGraph()]
         run = Runner(cbs)
         learn = Learner(model, opt, F.cross_entropy, DataBunch(train, valid))

@@ -2,8 +2,8 @@
 
     python bench/growth.py [--rounds 9] [--out bench/results/growth.json]
 
-Everything in one process, the loop written by hand and the Runner in turns, which goes first alternating. The callbacks
-cost so little that they get six times as many rounds, on fewer images."""
+Everything runs in one process. The loop by hand and the Runner take turns, and which goes first alternates. The
+callbacks cost so little that they get six times as many rounds, on fewer images."""
 import argparse, gc, json, os
 from pathlib import Path
 from statistics import median
@@ -21,11 +21,11 @@ from run import machine
 per_batch = ['begin_batch', 'after_pred', 'after_loss', 'after_backward', 'after_step', 'after_batch']
 
 class Idle(Callback):
-    "Listens to every event of a batch, and does nothing."
+    "Listen to every event of a batch, and do nothing."
 for event in per_batch: setattr(Idle, event, lambda self: None)
 
 def seconds(work, cbs=None):
-    "One epoch, by hand or, with a list of callbacks, by the Runner."
+    "Time one epoch: of the Runner with the callbacks `cbs`, or of the loop by hand if they're None."
     model,batches = work.model(),work.batches()
     opt = work.opt(model)
     gc.collect()
@@ -34,7 +34,7 @@ def seconds(work, cbs=None):
     return batches.seconds
 
 def compare(work, rounds, cbs_funcs):
-    "For each of `cbs_funcs`, which make lists of callbacks, seconds of hand-written loop and Runner for each round."
+    "Time the loop by hand and the Runner for each of `cbs_funcs`, which make lists of callbacks."
     seconds(work), seconds(work, [])
     found = [([], []) for _ in cbs_funcs]
     for i in range(rounds):

@@ -3,8 +3,8 @@
     python bench/run.py                       all workloads, 9 rounds; writes bench/results/cpu.json
     python bench/run.py --workloads mlp16-bs64 --contenders lesson9 ignite --rounds 3 --out /tmp/try.json
 
-A contender lives in a process of its own. In each turn it is timed back to back with the loop written by hand, in the
-same process; which of the two goes first alternates. A contender that cannot be run is reported with its reason."""
+A contender has a process of its own. In each turn it's timed back to back with the loop written by hand, in the same
+process; which of the two goes first alternates. A contender that can't be run is reported with its reason."""
 import argparse, json, os, platform, subprocess, sys
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ import contenders, loops
 packages = 'torch numpy fastcore tqdm fastai lightning pytorch-ignite skorch accelerate'.split()
 
 def machine():
-    "What the figures depend on."
+    "Describe the machine and the versions that the figures depend on."
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
@@ -33,7 +33,7 @@ def machine():
                 date=date.today().isoformat(), versions=versions)
 
 class Worker:
-    "A contender's process. `failed` says why, if it could not start."
+    "A contender's process. If it couldn't start, `failed` says why."
     def __init__(self, name, workload, n):
         self.name,self.turns = name,[]
         command,pipe = [sys.executable, here/'worker.py', 'time', name, workload, str(n)],subprocess.PIPE
@@ -51,7 +51,7 @@ class Worker:
         self.process.wait()
 
     def result(self):
-        "Overhead in microseconds a step, and ratio: of each turn."
+        "List each turn's overhead in microseconds a step, ratio and seconds."
         if self.failed: return dict(failed=self.failed)
         steps = self.facts['steps']
         return dict(self.facts, against=contenders.against.get(self.name, 'hand'),
@@ -60,7 +60,7 @@ class Worker:
                     seconds=[t['seconds'] for t in self.turns], baseline_seconds=[t['baseline'] for t in self.turns])
 
 def race(workload, names, rounds, n):
-    "Results of all contenders on one workload."
+    "Time all contenders on one workload."
     workers = [Worker(name, workload, n) for name in names]
     for i in range(rounds):
         for w in workers:
@@ -69,7 +69,7 @@ def race(workload, names, rounds, n):
     return {w.name: w.result() for w in workers}
 
 def memory(name, workload, n, repeats):
-    "Peak memory in MiB of a process that trains one epoch, and what the training added, of each repeat."
+    "Measure peak memory in MiB of a process that trains one epoch, and what training added, `repeats` times."
     cmd = [sys.executable, here/'worker.py', 'memory', name, workload, str(n)]
     found = [json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)]
     return {key: [r[key] for r in found] for key in found[0]}
