@@ -129,7 +129,8 @@ def _text(steps):
     return '\n'.join(lines)
 
 # %% ../nbs/32_show_loop.ipynb #11d0001d
-_left,_column,_row = 140,50,58 # in pixels: for the names, for an event, for a callback
+_left = 140             # pixels for the names of the callbacks
+_column,_row = 50,58    # pixels for an event, and for a callback
 
 def _label(x, y, text, size=12, more=''):
     return f'<text x="{x}" y="{y}" font-size="{size}" {more}>{escape(text)}</text>'
