@@ -25,6 +25,7 @@ def load_ipython_extension(
     set_matplotlib_formats('retina')
     shell.inspector.mime_hooks = {'text/markdown': _docments_help, **shell.inspector.mime_hooks}
 
+# %% ../nbs/23_jupyter.ipynb #acc2333d
 def unload_ipython_extension(shell):
     "Restore the help."
     hooks = shell.inspector.mime_hooks

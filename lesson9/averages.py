@@ -35,6 +35,7 @@ def map_tensors(
     if isinstance(x, (tuple, list)): return type(x)(map_tensors(f, v) for v in x)
     return x
 
+# %% ../nbs/04b_averages.ipynb #70778b7e
 def list_tensors(
     x, # a tensor, or any nesting of tuples, lists and dicts
 ): # a list
@@ -83,6 +84,7 @@ class HistoryCallback(Callback):
         names, # what is measured, such as `['loss', 'accuracy']`; the columns are 'train_loss', 'valid_loss' and so on
     ): self.names,self.history = names,[]
 
+# %% ../nbs/04b_averages.ipynb #0eec3956
 def epoch_row(
     run, # a `Runner`, in `after_epoch`
 ): # a dict: 'epoch', and all columns that were measured in this epoch

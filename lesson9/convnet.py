@@ -33,6 +33,7 @@ def conv_layer(
     if bn: layers.append(nn.BatchNorm2d(nf))
     return nn.Sequential(*layers)
 
+# %% ../nbs/14_convnet.ipynb #2ef1c933
 def get_cnn(
     nfs=(8,16,32,32), # channels of each layer; the first has a kernel of 5, the others of 3
     n_out=10,         # outputs
@@ -79,6 +80,7 @@ class Summary(ShowsTable, list):
                  for name,layer,shape,n,flops,nbytes in [*self, total]]
         return Table(rows, columns, formats={'parameters': ',', 'MFLOP': '.2f', 'kB': '.0f'})
 
+# %% ../nbs/14_convnet.ipynb #2d77d7eb
 @torch.no_grad()
 def summary(
     model, # an `nn.Module`; left as it was
