@@ -9,23 +9,27 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb)
 SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
 SITE      := _docs/.built
 
-.PHONY: help site test lab lessons serve readme bench bench-gpu clean
+.PHONY: help site test test-all lint measure lab lessons serve readme bench bench-gpu clean
 help:
-	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
-	@echo 'make test     set up .venv if needed, run every test'
-	@echo 'make lab      JupyterLab on the notebooks'
-	@echo 'make lessons  run all notebooks from a clean kernel and save their outputs'
-	@echo 'make serve    serve _docs/ on localhost'
-	@echo 'make readme   write README.md from nbs/index.ipynb'
-	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
+	@echo 'make site       set up .venv if needed, export the library, build the site into _docs/'
+	@echo 'make test       set up .venv if needed, run the tests (at most 5 minutes on two cores)'
+	@echo 'make test-all   the same, and the slow cells'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make measure    print the limits that the project keeps'
+	@echo 'make lab        JupyterLab on the notebooks'
+	@echo 'make lessons    run all notebooks from a clean kernel and save their outputs'
+	@echo 'make serve      serve _docs/ on localhost'
+	@echo 'make readme     write README.md from nbs/index.ipynb'
+	@echo 'make bench      time the Runner against other training loops on this processor (about an hour)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
-	@echo 'make clean    remove what these made, .venv included'
+	@echo 'make clean      remove what these made, .venv included'
 
-# The stamp is written last, so a .venv that a failure left half-made is made anew next time.
-$(READY): settings.ini setup.py pyproject.toml constraints.txt
+# A new settings.ini or constraints.txt updates .venv in place. The stamp goes first and comes back last: a .venv that a failed
+# install left half-made is installed into again next time.
+$(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3,11) or sys.exit("lesson9 needs Python 3.11 or newer; %s is %d.%d. Name another one: make PYTHON=..." % (sys.executable, v[0], v[1]))'
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
+	rm -f $@
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
@@ -35,10 +39,20 @@ $(SITE): $(READY) $(SOURCES)
 	$(BIN)/python tools/build_site.py
 	touch $@
 
-# Two notebooks at a time, each with one thread of its own.
+# The notebooks and the tests run side by side, on two cores; tools/run_tests.py shows each one's output in one piece, and names at the
+# end what failed. How long each part took is kept in .test-times, for `make measure`.
 test: $(SITE)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest -q -rs tests
+	$(BIN)/python tools/run_tests.py
+
+test-all: $(SITE)
+	$(BIN)/python tools/run_tests.py --slow
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+measure: $(READY)
+	$(BIN)/python tools/measure.py
 
 # nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell. JupyterLab shows drawings only of notebooks that are trusted.
 lab: $(READY)
@@ -47,7 +61,8 @@ lab: $(READY)
 	cd nbs && jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lessons: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tools/lessons.py
+	$(BIN)/python tools/lessons.py
+	$(BIN)/python tools/fold.py
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
@@ -73,15 +88,15 @@ PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 bench: $(READY) .venv-bench/.ready
 	.venv-bench/bin/python bench/run.py $(BENCH)
 	.venv-bench/bin/python bench/growth.py
-	OMP_NUM_THREADS=1 $(BIN)/python tools/lessons.py nbs/10_speed.ipynb
+	$(BIN)/python tools/lessons.py $(wildcard nbs/*_speed.ipynb)
 	$(BIN)/nbdev_clean
 
 # First the times, then the notebooks that show them and have cells for a GPU.
 bench-gpu: $(READY)
 	$(BIN)/python bench/gpu.py
-	$(BIN)/python tools/lessons.py nbs/04_callbacks.ipynb nbs/06_gpu.ipynb nbs/10_speed.ipynb
+	$(BIN)/python tools/lessons.py $(foreach page,devices gpu cuda_graph speed,$(wildcard nbs/*_$(page).ipynb))
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 
 clean:
-	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info
+	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info .test-times .mypy_cache .ruff_cache
