@@ -20,7 +20,7 @@ setup(
     keywords         = cfg['keywords'].split(),
     url              = cfg['git_url'],
     packages         = [cfg['lib_name']],
-    package_data     = {cfg['lib_name']: ['mnist/*']},
+    package_data     = {cfg['lib_name']: ['mnist/*', 'py.typed']},
     python_requires  = f">={cfg['min_python']}",
     install_requires = cfg['requirements'].split(),
     extras_require   = {extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'tensorboard')},

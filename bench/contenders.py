@@ -1,8 +1,8 @@
 """The contenders: each a function that trains `work` for one epoch, as its own documentation shows it.
 
 It gets a fresh model, and returns the loader that it used. What it builds before the first batch, and what it does
-after the last, is not timed: the stopwatch is in the loader. Imports stand inside, so that a process has only its own."""
-import math, os, warnings
+after the last, isn't timed: the stopwatch is in the loader. Imports are inside, so a process has only its own."""
+import math, os
 
 import torch, torch.nn.functional as F
 
@@ -32,7 +32,8 @@ def hand_cycle(work, model):
     def cycle(start, high, end, p): return cos(start, high, p/0.3) if p<0.3 else cos(high, end, (p-0.3)/0.7)
     def scheduled():
         for i,batch in enumerate(batches):
-            opt.param_groups[0].update(lr=cycle(0.1, 0.4, 0.01, i/len(batches)), momentum=cycle(0.95, 0.85, 0.95, i/len(batches)))
+            pos = i/len(batches)
+            opt.param_groups[0].update(lr=cycle(0.1, 0.4, 0.01, pos), momentum=cycle(0.95, 0.85, 0.95, pos))
             yield batch
     by_hand(work, model, opt, scheduled())
     return batches
@@ -61,10 +62,11 @@ def dataloader_collate(work, model):
     return torch_loader(work, model, TensorDataset(work.x, work.y))
 
 def dataloader_getitems(work, model):
-    "PyTorch's loader over our dataset, which makes a batch by one index; there is nothing left to collate."
+    "PyTorch's loader over our dataset, which makes a batch by one index, so there's nothing to collate."
     from torch.utils.data import DataLoader
     from lesson9.minibatch import Dataset
-    batches = timed_loader(DataLoader(Dataset(work.x, work.y), work.bs, sampler=work.batches().order.tolist(), collate_fn=lambda batch: batch))
+    ds,order = Dataset(work.x, work.y),work.batches().order.tolist()
+    batches = timed_loader(DataLoader(ds, work.bs, sampler=order, collate_fn=lambda batch: batch))
     by_hand(work, model, work.opt(model), batches)
     return batches
 
@@ -78,30 +80,33 @@ def _runner(work, model, cbs, momentum=0):
 def lesson9(work, model): return _runner(work, model, [])
 
 def lesson9_stats(work, model):
-    from lesson9.callbacks import AvgStatsCallback
+    from lesson9.averages import AvgStatsCallback
     from lesson9.minibatch import accuracy
-    return _runner(work, model, [AvgStatsCallback(accuracy, log=lambda line: None)])
+    return _runner(work, model, [AvgStatsCallback(accuracy, log=None)])
 
 def lesson9_full(work, model):
     "Statistics, one cycle of learning rate and momentum, a recorder and a progress bar."
     from tqdm import tqdm
     from lesson9.anneal import ParamScheduler, Recorder, combine_scheds, cos_1cycle_anneal
-    from lesson9.callbacks import AvgStatsCallback, Callback
+    from lesson9.averages import AvgStatsCallback
+    from lesson9.callbacks import Callback
     from lesson9.minibatch import accuracy
     class Progress(Callback):
         def begin_epoch(self): self.bar = tqdm(total=len(self.data.train_dl), file=open(os.devnull, 'w'))
         def after_batch(self): self.bar.update()
         def after_epoch(self): self.bar.close()
     def cycle(*points): return combine_scheds([0.3, 0.7], cos_1cycle_anneal(*points))
-    return _runner(work, model, [AvgStatsCallback(accuracy, log=lambda line: None), Recorder('momentum'), Progress(),
-                                 ParamScheduler('lr', cycle(0.1, 0.4, 0.01)), ParamScheduler('momentum', cycle(0.95, 0.85, 0.95))], 0.9)
+    scheds = [ParamScheduler('lr', cycle(0.1, 0.4, 0.01)), ParamScheduler('momentum', cycle(0.95, 0.85, 0.95))]
+    stats = AvgStatsCallback(accuracy, log=None)
+    return _runner(work, model, [stats, Recorder('momentum'), Progress(), *scheds], 0.9)
 
 # the peers
 def _fastai(work, model, **kwargs):
-    import fastai.callback.progress # no_bar
+    import fastai.callback.progress # noqa: F401 - it gives the learner no_bar
     from fastai.basics import DataLoaders, Learner, SGD
     batches = work.batches()
-    learn = Learner(DataLoaders(batches, [next(iter(work.batches()))]), model, loss_func=F.cross_entropy, opt_func=SGD, lr=work.lr, **kwargs)
+    dls = DataLoaders(batches, [next(iter(work.batches()))])
+    learn = Learner(dls, model, loss_func=F.cross_entropy, opt_func=SGD, lr=work.lr, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return batches
 
@@ -122,7 +127,8 @@ def _lightning(work, model, stats):
             xb,yb = batch
             pred = self.model(xb)
             loss = F.cross_entropy(pred, yb)
-            if stats: self.log_dict({'loss': loss, 'accuracy': accuracy(pred, yb)}, on_step=False, on_epoch=True, batch_size=len(xb))
+            values = {'loss': loss, 'accuracy': accuracy(pred, yb)} if stats else {}
+            if stats: self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(xb))
             return loss
         def configure_optimizers(self): return work.opt(self.model)
     batches = work.batches()
@@ -136,8 +142,8 @@ def lightning_stats(work, model): return _lightning(work, model, True)
 def _ignite(work, model, stats):
     from ignite.engine import create_supervised_trainer
     from ignite.metrics import Accuracy, Loss
-    trainer = create_supervised_trainer(model, work.opt(model), F.cross_entropy,
-                                        output_transform=(lambda x, y, y_pred, loss: (y_pred, y)) if stats else (lambda x, y, y_pred, loss: loss))
+    def output(x, y, y_pred, loss): return (y_pred, y) if stats else loss
+    trainer = create_supervised_trainer(model, work.opt(model), F.cross_entropy, output_transform=output)
     if stats:
         Accuracy().attach(trainer, 'accuracy')
         Loss(F.cross_entropy).attach(trainer, 'loss')
@@ -151,16 +157,18 @@ def ignite_stats(work, model): return _ignite(work, model, True)
 def _skorch(work, model, callbacks):
     from skorch import NeuralNetClassifier
     batches = work.batches()
-    net = NeuralNetClassifier(model, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=work.lr, max_epochs=1,
-                              iterator_train=lambda dataset, **kwargs: batches, train_split=None, verbose=0, callbacks=callbacks)
+    net = NeuralNetClassifier(
+        model, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=work.lr, max_epochs=1,
+        iterator_train=lambda dataset, **kwargs: batches, train_split=None, verbose=0, callbacks=callbacks)
     net.fit(work.x, work.y)
     return batches
 
 def skorch(work, model): return _skorch(work, model, 'disable')
 def skorch_stats(work, model):
-    "The loss is in its history always. The accuracy is scored on the predictions made while training."
-    from skorch.callbacks import EpochScoring, PassthroughScoring
-    return _skorch(work, model, [('accuracy', EpochScoring('accuracy', on_train=True, use_caching=True, name='train_acc'))])
+    "Its history always has the loss. The accuracy is scored on the predictions made while training."
+    from skorch.callbacks import EpochScoring
+    scoring = EpochScoring('accuracy', on_train=True, use_caching=True, name='train_acc')
+    return _skorch(work, model, [('accuracy', scoring)])
 
 def _accelerate(work, model, stats):
     from accelerate import Accelerator
@@ -168,7 +176,8 @@ def _accelerate(work, model, stats):
     batches = work.batches()
     model,opt = accelerator.prepare(model, work.opt(model))
     model.train()
-    n,loss_sum,acc_sum = 0,torch.zeros(()),torch.zeros(())
+    n = 0
+    loss_sum,acc_sum = torch.zeros(()),torch.zeros(())
     for xb,yb in batches:
         pred = model(xb)
         loss = F.cross_entropy(pred, yb)
@@ -185,7 +194,7 @@ def _accelerate(work, model, stats):
 def accelerate(work, model): return _accelerate(work, model, False)
 def accelerate_stats(work, model): return _accelerate(work, model, True)
 
-ours    = ['hand', 'hand_stats', 'dataloader_collate', 'dataloader_getitems', 'lesson9', 'lesson9_stats', 'lesson9_full']
+ours    = 'hand hand_stats dataloader_collate dataloader_getitems lesson9 lesson9_stats lesson9_full'.split()
 peers   = ['fastai', 'lightning', 'ignite', 'skorch', 'accelerate']
-against = {'lesson9_full': 'hand_momentum'} # what each is timed against; `hand` where nothing is said
-same_as = {'lesson9_full': 'hand_cycle'}    # whose final weights it must have
+against = {'lesson9_full': 'hand_momentum'} # what a contender is timed against, if not `hand`
+same_as = {'lesson9_full': 'hand_cycle'}    # whose final weights it has to reach, if not those of `hand`

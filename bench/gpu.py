@@ -3,11 +3,10 @@
     python bench/gpu.py                        needs a CUDA device; writes bench/results/gpu.json
     python bench/gpu.py --device cpu --rounds 1 --images 2000 --runs 1 --out /tmp/try.json      tries it without one
 
-Every way adds one thing to the ways before it. Both sides keep loss and accuracy of the epoch, start from the same weights
-and have the same batches. An epoch is timed between two synchronisations; the first of each fit, which compiles and
-records, is left out. The two sides take turns, and which goes first alternates."""
-import argparse, json, os, time
-from datetime import date
+Each way adds one thing to the ways before it. Both sides keep the epoch's loss and accuracy, start from the same
+weights and get the same batches. An epoch is timed between two synchronisations. The first of each fit, which compiles
+and captures, is left out. The two sides take turns, and which goes first alternates."""
+import argparse, json, time
 from pathlib import Path
 from statistics import median
 
@@ -17,21 +16,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import loops
 from lesson9.anneal import ParamScheduler, combine_scheds, cos_1cycle_anneal
-from lesson9.callbacks import AvgStatsCallback, Callback, DataBunch, DeviceCallback, Learner, Runner
+from lesson9.averages import AvgStatsCallback
+from lesson9.callbacks import Callback, DataBunch, Learner, Runner, TrainEvalCallback
+from lesson9.cuda_graph import CudaGraph, CudaGraphCapture, GraphCapture
 from lesson9.data import get_data
-from lesson9.gpu import Compile, CudaGraph, CudaRecording, DeviceLoader, MixedPrecision, Recording, fast_math, half_dtype
+from lesson9.devices import DeviceCallback, DeviceLoader
+from lesson9.gpu import Compile, MixedPrecision, amp_dtype, fast_math
 from lesson9.minibatch import DataLoader, Dataset, accuracy
 from run import machine
 
 ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ Compile', '+ CudaGraph'
-epochs = 4 # of which the first is not counted
+epochs = 4 # the first isn't counted
+warmup = 3 # ordinary steps before one is captured as a CUDA graph
 
 def sync(device):
     if device.type=='cuda': torch.cuda.synchronize()
 
 class EpochTimes(Callback):
-    "Seconds of each epoch."
-    order = -100
+    "Time each epoch."
+    order = TrainEvalCallback.order - 80 # before all others
     def __init__(self): self.seconds = []
     def begin_epoch(self):
         sync(next(self.model.parameters()).device)
@@ -40,32 +43,34 @@ class EpochTimes(Callback):
         sync(next(self.model.parameters()).device)
         self.seconds.append(time.perf_counter()-self.start)
 
-def make(work, device, fused=True):
+def make(work, device):
+    "Make the model on `device`, and its optimiser."
     model = work.model().to(device)
-    return model,optim.SGD(model.parameters(), lr=work.lr, fused=fused)
+    return model,optim.SGD(model.parameters(), lr=work.lr, fused=True)
 
 def ours(work, device, way):
-    "Epoch times of the Runner, and the trained model."
+    "Train with the Runner; return the seconds of the epochs, and the model."
     level,(model,opt) = ways.index(way),make(work, device)
-    dl = DeviceLoader(Dataset(work.x, work.y), work.bs, True, device) if level>=2 else DataLoader(Dataset(work.x, work.y), work.bs, True)
-    cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=lambda line: None), DeviceCallback(device)]
+    ds = Dataset(work.x, work.y)
+    dl = DeviceLoader(ds, work.bs, True, device) if level>=2 else DataLoader(ds, work.bs, True)
+    cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=None), DeviceCallback(device)]
     if level>=1: cbs.append(MixedPrecision())
     if level>=3: cbs.append(Compile())
-    if level>=4: cbs.append(CudaGraph(recording=CudaRecording if device.type=='cuda' else Recording))
+    if level>=4: cbs.append(CudaGraph(warmup, CudaGraphCapture if device.type=='cuda' else GraphCapture))
     run = Runner(cbs)
     torch.manual_seed(1)
     run.fit(epochs, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
     return run.epoch_times.seconds[1:],model
 
 def by_hand(work, device, way):
-    "The same, written out."
+    "Train with the same thing written by hand; return the same."
     level,(model,opt) = ways.index(way),make(work, device)
     net,loss_func = (torch.compile(model),torch.compile(F.cross_entropy)) if level>=3 else (model,F.cross_entropy)
     x,y = (work.x.to(device),work.y.to(device)) if level>=2 else (work.x,work.y)
     loss_sum,acc_sum = torch.zeros((), device=device),torch.zeros((), device=device)
 
     def step(xb, yb):
-        with torch.autocast(device.type, half_dtype(device), enabled=level>=1, cache_enabled=False):
+        with torch.autocast(device.type, amp_dtype(device), enabled=level>=1, cache_enabled=False):
             pred = net(xb)
             loss = loss_func(pred, yb)
         with torch.no_grad():
@@ -75,12 +80,13 @@ def by_hand(work, device, way):
         opt.step()
         opt.zero_grad()
 
-    graph,seen,seconds = None,0,[]
+    graph,seen = None,0
+    seconds = []
     torch.manual_seed(1)
     for epoch in range(epochs):
         sync(device)
         start = time.perf_counter()
-        loss_sum.zero_(), acc_sum.zero_()
+        for s in loss_sum,acc_sum: s.zero_()
         model.train()
         order = torch.randperm(len(x)).to(x.device)
         for i in range(0, len(order), work.bs):
@@ -88,16 +94,16 @@ def by_hand(work, device, way):
             xb,yb = x[idx].to(device),y[idx].to(device)
             if xb.dtype==torch.uint8: xb = xb.float().div_(255)
             seen += 1
-            if level<4 or device.type!='cuda' or len(xb)<work.bs or seen<=3: step(xb, yb)
+            if level<4 or device.type!='cuda' or len(xb)<work.bs or seen<=warmup: step(xb, yb)
             elif graph is None:
                 static = xb.clone(),yb.clone()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph): step(*static)
                 graph.replay()
             else:
-                static[0].copy_(xb); static[1].copy_(yb)
+                for old,new in zip(static, (xb, yb)): old.copy_(new)
                 graph.replay()
-        float(loss_sum), float(acc_sum)
+        for s in loss_sum,acc_sum: float(s) # as AvgStatsCallback reads them
         sync(device)
         seconds.append(time.perf_counter()-start)
     return seconds[1:],model
@@ -117,12 +123,15 @@ def compare(work, device, way, rounds):
     return found
 
 def floor(work, device):
-    "Seconds of an epoch from operations and bytes alone, for what this device was measured to do."
-    dtype,n = (half_dtype(device),8192) if device.type=='cuda' else (torch.float32,1024)
+    "Compute the least seconds of an epoch from its operations and bytes, and from what this device can do."
+    dtype,n = (amp_dtype(device),8192) if device.type=='cuda' else (torch.float32,1024)
     def best(f):
         times = []
         for _ in range(10):
-            sync(device); start = time.perf_counter(); f(); sync(device)
+            sync(device)
+            start = time.perf_counter()
+            f()
+            sync(device)
             times.append(time.perf_counter()-start)
         return min(times)
     a = torch.randn(n, n, device=device, dtype=dtype)
@@ -133,17 +142,24 @@ def floor(work, device):
     with FlopCounterMode(display=False) as counter: F.cross_entropy(model(xb), yb).backward()
     steps,weights = len(work.batches()),sum(p.nbytes for p in model.parameters())
     nbytes = 3*xb.nbytes + 6*weights
-    return dict(flops_per_s=flops_per_s, bytes_per_s=bytes_per_s, flops=counter.get_total_flops()*steps, bytes=nbytes*steps,
-                seconds=steps*max(counter.get_total_flops()/flops_per_s, nbytes/bytes_per_s))
+    flops = counter.get_total_flops()
+    return dict(flops_per_s=flops_per_s, bytes_per_s=bytes_per_s, flops=flops*steps, bytes=nbytes*steps,
+                seconds=steps*max(flops/flops_per_s, nbytes/bytes_per_s))
 
 def small_net():
-    def layer(ni, nf, ks=3): return nn.Sequential(nn.Conv2d(ni, nf, ks, padding=ks//2, bias=False), nn.BatchNorm2d(nf), nn.ReLU(), nn.MaxPool2d(2))
-    return nn.Sequential(nn.Unflatten(1, (1,28,28)), layer(1,24,5), layer(24,48), layer(48,96), nn.Flatten(), nn.Linear(96*9, 10))
+    def layer(ni, nf, ks=3):
+        conv = nn.Conv2d(ni, nf, ks, padding=ks//2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(nf), nn.ReLU(), nn.MaxPool2d(2))
+    layers = layer(1,24,5),layer(24,48),layer(48,96)
+    return nn.Sequential(nn.Unflatten(1, (1,28,28)), *layers, nn.Flatten(), nn.Linear(96*9, 10))
 
 class Until(Callback):
-    "Ends the fit when the validation accuracy is reached, and notes the seconds since it began."
-    order = 10 # after the statistics of the epoch
-    def __init__(self, accuracy): self.accuracy,self.seconds,self.best = accuracy,None,0.
+    "End the fit when the validation accuracy is reached, and note the seconds since it began."
+    order = AvgStatsCallback.order + 10 # after the epoch's averages
+    def __init__(self, accuracy):
+        self.accuracy,self.best = accuracy,0.
+        self.seconds = None
+
     def begin_fit(self): self.start = time.perf_counter()
     def after_epoch(self):
         self.best = max(self.best, self.run.avg_stats.history[-1]['valid_accuracy'])
@@ -152,16 +168,17 @@ class Until(Callback):
             return True
 
 def time_to(device, target, runs, n):
-    "Seconds from loaded data to `target` validation accuracy, of each run; None where it was not reached in six epochs."
+    "Time each run from loaded data to `target` validation accuracy; None if six epochs didn't reach it."
     x,y,xv,yv = get_data()
     x,y = x[:n],y[:n]
     train,valid = DeviceLoader(Dataset(x, y), 256, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
     found = []
-    for run_number in range(runs+1): # the first loads kernels, and is left out
+    for run_number in range(runs+1): # the first loads kernels and isn't counted
         torch.manual_seed(run_number)
         model = small_net().to(device)
         opt = optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        cbs = [AvgStatsCallback(accuracy, log=lambda line: None), Until(target), ParamScheduler('lr', combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5)))]
+        sched = combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5))
+        cbs = [AvgStatsCallback(accuracy, log=None), Until(target), ParamScheduler('lr', sched)]
         if device.type=='cuda': cbs += [MixedPrecision(), CudaGraph()]
         run = Runner(cbs)
         learn = Learner(model, opt, F.cross_entropy, DataBunch(train, valid))
@@ -180,10 +197,12 @@ def main():
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
     args = parser.parse_args()
     device = torch.device(args.device)
-    if device.type=='cuda' and not torch.cuda.is_available(): raise SystemExit('no CUDA device here; --device cpu tries the script without one')
+    if device.type=='cuda' and not torch.cuda.is_available():
+        raise SystemExit('no CUDA device here; --device cpu tries the script without one')
 
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else 'none: a try on the processor'
-    out = dict(machine=machine() | dict(gpu=name, cuda=torch.version.cuda), rounds=args.rounds, images=args.images, workloads={}, floor={})
+    where = machine() | dict(gpu=name, cuda=torch.version.cuda)
+    out = dict(machine=where, rounds=args.rounds, images=args.images, workloads={}, floor={})
     for workload in args.workloads:
         work = loops.get_work(workload, args.images)
         out['floor'][workload] = floor(work, device)
@@ -191,11 +210,14 @@ def main():
         out['workloads'][workload] = {}
         for way in args.ways:
             r = out['workloads'][workload][way] = compare(work, device, way, args.rounds)
-            print(f"  {way:18} by hand {median(r['hand'])*1e3:8.1f} ms an epoch, Runner {median(r['ours'])*1e3:8.1f} ms, ratio {median(r['ratio']):.3f} "
-                  f"({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), weights differ by {max(r['weights_differ']):.1e}", flush=True)
+            hand,runner = (median(r[side])*1e3 for side in ('hand', 'ours'))
+            print(f"  {way:18} by hand {hand:8.1f} ms an epoch, Runner {runner:8.1f} ms, "
+                  f"ratio {median(r['ratio']):.3f} ({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), "
+                  f"weights differ by {max(r['weights_differ']):.1e}", flush=True)
     out['to_99'] = time_to(device, 0.99, args.runs, args.images) if args.runs else []
     times = [r['seconds'] for r in out['to_99'] if r['seconds']]
-    if times: print(f"99 % validation accuracy in {len(times)} of {args.runs} runs: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}")
+    reached = f'99 % validation accuracy in {len(times)} of {args.runs} runs'
+    if times: print(f'{reached}: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}')
     else: print('99 % validation accuracy was not reached:', [r['best'] for r in out['to_99']])
     args.out.write_text(json.dumps(out, indent=1)+'\n')
     print(f'written: {args.out}')

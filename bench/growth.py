@@ -1,9 +1,9 @@
-"""How the Runner's cost grows: with the number of callbacks, and an epoch's time with batch size, width and dataset size.
+"""How the Runner's cost grows with the number of callbacks, and an epoch's time with the size of batch, layer or data.
 
     python bench/growth.py [--rounds 9] [--out bench/results/growth.json]
 
-Everything in one process, the loop written by hand and the Runner in turns, which goes first alternating. The callbacks
-cost so little that they get six times as many rounds, on fewer images."""
+Everything runs in one process. The loop by hand and the Runner take turns, and which goes first alternates. The
+callbacks cost so little that they get six times as many rounds, on fewer images."""
 import argparse, gc, json, os
 from pathlib import Path
 from statistics import median
@@ -21,11 +21,11 @@ from run import machine
 per_batch = ['begin_batch', 'after_pred', 'after_loss', 'after_backward', 'after_step', 'after_batch']
 
 class Idle(Callback):
-    "Listens to every event of a batch, and does nothing."
+    "Listen to every event of a batch, and do nothing."
 for event in per_batch: setattr(Idle, event, lambda self: None)
 
 def seconds(work, cbs=None):
-    "One epoch, by hand or, with a list of callbacks, by the Runner."
+    "Time one epoch: of the Runner with the callbacks `cbs`, or of the loop by hand if they're None."
     model,batches = work.model(),work.batches()
     opt = work.opt(model)
     gc.collect()
@@ -34,7 +34,7 @@ def seconds(work, cbs=None):
     return batches.seconds
 
 def compare(work, rounds, cbs_funcs):
-    "For each of `cbs_funcs`, which make lists of callbacks, seconds of hand-written loop and Runner for each round."
+    "Time the loop by hand and the Runner for each of `cbs_funcs`, which make lists of callbacks."
     seconds(work), seconds(work, [])
     found = [([], []) for _ in cbs_funcs]
     for i in range(rounds):
@@ -46,7 +46,8 @@ def compare(work, rounds, cbs_funcs):
 
 def with_width(work, nh):
     n_in = work.x.shape[1]
-    return loops.Work(f'width {nh}', lambda: nn.Sequential(nn.Linear(n_in, nh), nn.ReLU(), nn.Linear(nh, 10)), work.x, work.y, work.bs)
+    def model(): return nn.Sequential(nn.Linear(n_in, nh), nn.ReLU(), nn.Linear(nh, 10))
+    return loops.Work(f'width {nh}', model, work.x, work.y, work.bs)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,18 +58,26 @@ def main():
 
     small = loops.get_work('mlp16-bs64', 10_000)
     counts = [0, 1, 2, 4, 8, 16, 32]
-    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, 6*args.rounds, [lambda n=n: [Idle() for _ in range(n)] for n in counts]))]
+    idle = [lambda n=n: [Idle() for _ in range(n)] for n in counts]
+    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, 6*args.rounds, idle))]
     fastest = min(t for r in out['callbacks'] for t in r['hand'])
-    for r in out['callbacks']: print(f"{r['n']:3} callbacks: {(min(r['ours'])-fastest)/r['steps']*1e6:6.1f} us a step over the hand-written loop (best rounds)")
+    for r in out['callbacks']:
+        over = (min(r['ours'])-fastest)/r['steps']*1e6
+        print(f"{r['n']:3} callbacks: {over:6.1f} us a step over the hand-written loop (best rounds)")
 
     base = loops.get_work('mlp784-bs64', 20_000)
     sized = loops.get_work('mlp784-bs64')
-    grids = {'batch size': [(bs, loops.Work('', base.model_func, base.x, base.y, bs)) for bs in (16, 32, 64, 128, 256, 512, 1024)],
+    def batches_of(bs): return loops.Work('', base.model_func, base.x, base.y, bs)
+    def images(n): return loops.Work('', sized.model_func, sized.x[:n], sized.y[:n], 64)
+    grids = {'batch size': [(bs, batches_of(bs)) for bs in (16, 32, 64, 128, 256, 512, 1024)],
              'hidden units': [(nh, with_width(base, nh)) for nh in (10, 50, 250, 1000)],
-             'training images': [(n, loops.Work('', sized.model_func, sized.x[:n], sized.y[:n], 64)) for n in (2000, 5000, 10_000, 20_000, 50_000)]}
+             'training images': [(n, images(n)) for n in (2000, 5000, 10_000, 20_000, 50_000)]}
     for name,grid in grids.items():
         out[name] = [dict(n=n, **compare(work, args.rounds, [list])[0]) for n,work in grid]
-        for r in out[name]: print(f"{name} {r['n']:6}: by hand {median(r['hand']):.3f} s, Runner {median(r['ours']):.3f} s, ratio {median(o/h for o,h in zip(r['ours'], r['hand'])):.3f}")
+        for r in out[name]:
+            ratio = median(o/h for o,h in zip(r['ours'], r['hand']))
+            hand,runner = median(r['hand']),median(r['ours'])
+            print(f"{name} {r['n']:6}: by hand {hand:.3f} s, Runner {runner:.3f} s, ratio {ratio:.3f}")
     args.out.write_text(json.dumps(out, indent=1)+'\n')
 
 if __name__=='__main__': main()

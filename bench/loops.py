@@ -1,4 +1,4 @@
-"What every contender trains, on what, and the hand-written loops that it is measured against."
+"What every contender trains, on which data, and the hand-written loops that it's measured against."
 import time
 from dataclasses import dataclass
 from typing import Callable
@@ -10,8 +10,12 @@ from lesson9.data import get_data
 
 
 class Batches:
-    "The loader of all contenders but two: a batch by one index, in an order given once. It also holds the stopwatch."
-    def __init__(self, x, y, order, bs): self.x,self.y,self.order,self.bs,self.seconds = x,y,order,bs,0.
+    "The loader of all contenders but two: batches by one index, in a given order. It has the stopwatch."
+    def __init__(self, x, y, order, bs):
+        self.x,self.y = x,y
+        self.order,self.bs = order,bs
+        self.seconds = 0.
+
     def __len__(self): return (len(self.order)+self.bs-1)//self.bs
     def __iter__(self):
         start = time.perf_counter()
@@ -19,18 +23,20 @@ class Batches:
             for i in range(0, len(self.order), self.bs):
                 idx = self.order[i:i+self.bs]
                 yield self.x[idx],self.y[idx]
-        finally: self.seconds = time.perf_counter()-start # asked for a batch after the last, or let go of: the last step is done
+        finally: self.seconds = time.perf_counter()-start # here the last step is done
 
 @dataclass
 class Work:
-    "A model and its data. Every turn starts from the same weights, and has the batches in the same order."
+    "A model and its data. Every turn starts from the same weights, and gets the same batches in the same order."
     name: str
     model_func: Callable
     x: torch.Tensor
     y: torch.Tensor
     bs: int
     lr: float = 0.1
-    def batches(self): return Batches(self.x, self.y, torch.randperm(len(self.x), generator=torch.Generator().manual_seed(1)), self.bs)
+    def batches(self):
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(1))
+        return Batches(self.x, self.y, order, self.bs)
     def model(self):
         torch.manual_seed(0)
         return self.model_func()
@@ -56,7 +62,7 @@ def get_work(name, n=50_000):
     return Work(name, mlp(n_in), x, y, int(bs))
 
 def by_hand(work, model, opt, batches):
-    "The loop that everybody writes."
+    "The usual training loop."
     model.train()
     for xb,yb in batches:
         loss = F.cross_entropy(model(xb), yb)
@@ -67,7 +73,8 @@ def by_hand(work, model, opt, batches):
 def by_hand_stats(work, model, opt, batches):
     "The same, with the mean loss and accuracy of the epoch, which it returns."
     model.train()
-    n,loss_sum,acc_sum = 0,torch.zeros(()),torch.zeros(())
+    n = 0
+    loss_sum,acc_sum = torch.zeros(()),torch.zeros(())
     for xb,yb in batches:
         pred = model(xb)
         loss = F.cross_entropy(pred, yb)

@@ -2,7 +2,7 @@
 import gc, json, os, sys, warnings
 
 answers = os.fdopen(os.dup(1), 'w')
-os.dup2(2, 1) # what the libraries print does not get between the answers
+os.dup2(2, 1) # what the libraries print must not mix with the answers
 warnings.filterwarnings('ignore')
 
 import torch
@@ -39,9 +39,9 @@ def status(key):
     with open('/proc/self/status') as f: return next(int(l.split()[1])/1024 for l in f if l.startswith(key+':'))
 
 def memory(name, workload, n):
-    "Memory of a process that trains one epoch, in MiB: its peak while it trains, and how much of that training added. Needs Linux."
+    "Memory in MiB of a process that trains one epoch: its peak, and how much of that training added. Needs Linux."
     work = loops.get_work(workload, n)
-    turn(name, loops.get_work(workload, 1000)) # what is allocated once
+    turn(name, loops.get_work(workload, 1000)) # allocates what's allocated once
     with open('/proc/self/clear_refs', 'w') as f: f.write('5') # forget the peak of loading the data
     before = status('VmRSS')
     turn(name, work)

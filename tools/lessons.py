@@ -1,7 +1,7 @@
-"""Run notebooks from a clean kernel, top to bottom, and save their outputs: `python tools/lessons.py [nbs/05_anneal.ipynb ...]`
+"""Run notebooks from a clean kernel and save their outputs: `python tools/lessons.py [nbs/05_anneal.ipynb ...]`
 
-A cell marked `#| cuda` is left as it was where there is no CUDA device, and named as it is passed over. One marked `#| notest`
-is for readers to run, and loses whatever output a reader's run has left.
+A cell marked `#| cuda` is left as it was where there is no CUDA device, and named as it is passed over. One marked
+`#| notest` is for readers to run, and loses whatever output a reader's run has left.
 A notebook that fails is not saved, so its last good outputs stay."""
 import re, sys, time
 from pathlib import Path
@@ -18,7 +18,8 @@ class LessonClient(NotebookClient):
     async def async_execute_cell(self, cell, cell_index, **kwargs):
         flags = set(FLAG.findall(cell.source)) if cell.cell_type=='code' else set()
         if 'notest' in flags: cell.outputs = []
-        elif 'cuda' in flags and not torch.cuda.is_available(): print(f'  passed over cell {cell.id}, marked cuda: its saved output stays')
+        elif 'cuda' in flags and not torch.cuda.is_available():
+            print(f'  passed over cell {cell.id}, marked cuda: its saved output stays')
         else: return await super().async_execute_cell(cell, cell_index, **kwargs)
         return cell
 
@@ -26,7 +27,9 @@ def run(path):
     "Run one notebook in place; returns whether it passed."
     nb = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    try: LessonClient(nb, timeout=1800, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
+    folder = {'metadata': {'path': str(path.parent)}}
+    client = LessonClient(nb, timeout=1800, kernel_name='python3', coalesce_streams=True, resources=folder)
+    try: client.execute()
     except CellExecutionError as e:
         print(f'{path.name}: FAILED, not saved\n{e}', file=sys.stderr)
         return False

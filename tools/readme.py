@@ -13,16 +13,18 @@ def text_of(output):
 def cell_markdown(cell):
     "GitHub Markdown for one cell."
     source = ''.join(cell['source'])
-    if cell['cell_type']=='markdown': return re.sub(r'\((\w+\.ipynb)\)', r'(nbs/\1)', source) # a link that works in any checkout
+    if cell['cell_type']=='markdown': return re.sub(r'\((\w+\.ipynb)\)', r'(nbs/\1)', source) # links of any checkout
     flags,code = re.findall(r'^#\|\s*(\w+)', source, re.M),re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
     if {'hide', 'export', 'default_exp'} & set(flags) or not code: return ''
     shown = ''.join(map(text_of, cell['outputs'])).rstrip()
     return f'```python\n{code}\n```' + (f'\n\n```\n{shown}\n```' if shown else '')
 
 cells = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells']
-cells[0]['source'] = re.sub(r'^- \w+:.*\n?', '', ''.join(cells[0]['source']), flags=re.M) # nbdev's settings below the title
+settings = re.compile(r'^- \w+:.*\n?', re.M) # nbdev's, below the title
+cells[0]['source'] = settings.sub('', ''.join(cells[0]['source']))
 note = '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that. -->'
 parts = [note, *filter(None, map(cell_markdown, cells))]
 text,readme = '\n\n'.join(part.strip() for part in parts) + '\n',ROOT/'README.md'
 if '--check' not in sys.argv: readme.write_text(text, encoding='utf-8')
-elif not readme.exists() or readme.read_text(encoding='utf-8')!=text: sys.exit('README.md is not what nbs/index.ipynb makes: run `python tools/readme.py`')
+elif not readme.exists() or readme.read_text(encoding='utf-8')!=text:
+    sys.exit('README.md is not what nbs/index.ipynb makes: run `python tools/readme.py`')

@@ -33,7 +33,8 @@ def broken_links(
             anchor = unquote(url.fragment)
             if not target.is_relative_to(folder): broken.append(f'{path.name}: {ref} (outside the site)')
             elif not target.exists(): broken.append(f'{path.name}: {ref} (no such file)')
-            elif anchor and target in pages and anchor not in pages[target].ids: broken.append(f'{path.name}: {ref} (no such anchor)')
+            elif anchor and target in pages and anchor not in pages[target].ids:
+                broken.append(f'{path.name}: {ref} (no such anchor)')
     return sorted(broken)
 
 if __name__ == '__main__':

@@ -1,0 +1,146 @@
+"""Every pair of callbacks together: the order in which they are listed doesn't matter, callbacks that only look change nothing and
+see everything, and what can't be right is refused with a reason. And after a fit, nothing of model, batches or hooks is left.
+
+`python tests/test_pairs.py` prints the table of pairs."""
+import contextlib, gc, io, itertools, weakref
+
+import pytest, torch, torch.nn.functional as F
+import torcheval.metrics
+from torch import nn, optim
+
+from lesson9.all import *
+
+SMALL = Dataset(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)), torch.arange(40)%10)
+
+def all_callbacks(folder, numbers=itertools.count()):
+    "One of each callback of the library: those that only look, and those that change the training."
+    looks = [AvgStatsCallback(accuracy, log=None), ProgressCallback(accuracy), Recorder(), ActivationStats(),
+             Metrics(f1=torcheval.metrics.MulticlassF1Score()), SaveBest(folder/'pair.pt', 'train_loss'), TerminateOnNaN(2),
+             CSVLogger(folder/f'{next(numbers)}.csv'), TensorBoardLogger(folder/'pair'), DeviceCallback('cpu')]
+    changes = [EarlyStopping('train_loss', 'max'), ParamScheduler('lr', sched_lin(0.1, 0.5)), GradientAccumulation(2),
+               GradientClip(norm=0.1), BatchTransform(RandomShift(2, (4,4))), Seed(3), LRFinder(n=10),
+               MixedPrecision(torch.bfloat16), Compile(backend='eager'), CudaGraph(warmup=1, capture=GraphCapture)]
+    return looks,changes
+
+def saw_all(cb, run, epochs):
+    "Whether a callback that looks has recorded each batch, or each epoch that was finished."
+    if isinstance(cb, Recorder): return len(cb.losses)==run.n_iter # TensorBoardLogger is one, too
+    if isinstance(cb, ActivationStats): return [len(s) for s in cb.outs+cb.grads]==[run.n_iter]*4 # two layers
+    if isinstance(cb, SaveBest): return cb.best==min(row['train_loss'] for row in epochs)
+    if isinstance(cb, CSVLogger): return len(cb.rows)==len(epochs)
+    return len(getattr(cb, 'history', epochs))==len(epochs)
+
+def small_model(): return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 10))
+
+class Pairs:
+    "Short fits with any of the callbacks, given by their numbers."
+    def __init__(self, folder):
+        self.folder = folder
+        looks,changes = all_callbacks(folder)
+        self.names   = [type(cb).__name__ for cb in looks+changes]
+        self.n_looks = len(looks)
+
+    def make(self, which): return [sum(all_callbacks(self.folder), [])[i] for i in which]
+
+    def train(self, *which):
+        "The weights after three epochs, as bytes; or what refused the callbacks; or which of them missed something."
+        cbs = self.make(which)
+        torch._dynamo.reset() # forget what was compiled before
+        torch.manual_seed(0)
+        model = small_model()
+        data  = DataBunch(DataLoader(SMALL, 8, shuffle=True), DataLoader(SMALL, 20), c=10)
+        learn = Learner(model, optim.SGD(model.parameters(), lr=0.3, momentum=0.9), F.cross_entropy, data)
+        measuring = AvgStatsCallback(log=None) # EarlyStopping and SaveBest need one
+        run = Runner([measuring, *cbs])
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): run.fit(3, learn)
+        except ValueError as e: return str(e)
+        missed = [type(cb).__name__ for i,cb in zip(which, cbs) if i<self.n_looks and not saw_all(cb, run, measuring.history)]
+        if missed: return f"{' and '.join(missed)} missed something"
+        return b''.join(p.detach().numpy().tobytes() for p in model.parameters())
+
+    def verdict(self, i, j, alone):
+        "'fine', or what is wrong with a pair of callbacks."
+        both,swapped = self.train(i, j),self.train(j, i)
+        if not isinstance(both, bytes): return both
+        if both!=swapped: return 'the order in which they are listed matters'
+        if (i<self.n_looks and both!=alone[j]) or (j<self.n_looks and both!=alone[i]): return 'looking changed the training'
+        return 'fine'
+
+    def run(self):
+        "Verdicts by pairs of names, and what each callback does alone."
+        numbers = range(len(self.names))
+        alone = [self.train(i) for i in numbers]
+        pairs = itertools.combinations(numbers, 2)
+        return {(self.names[i], self.names[j]): self.verdict(i, j, alone) for i,j in pairs}, dict(zip(self.names, alone))
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory): return Pairs(tmp_path_factory.mktemp('pairs'))
+
+REFUSED = {(a, 'CudaGraph') for a in ('ActivationStats', 'Metrics', 'GradientAccumulation', 'GradientClip')} | {('ActivationStats', 'Compile')}
+
+def test_each_callback_is_here(pairs):
+    import lesson9.all as package
+    found = {name for name in package.__all__ for cls in [getattr(package, name)] if isinstance(cls, type) and issubclass(cls, Callback)}
+    bases  = {'Callback', 'HistoryCallback', 'HooksCallback', 'Best'}
+    others = {'TrainEvalCallback', 'Profile', 'LoopTrace'} # in every Runner; and two that time or draw
+    assert set(pairs.names)==found-bases-others
+
+def test_pairs(pairs):
+    torch.set_num_threads(1)
+    verdicts,alone = pairs.run()
+    looks = pairs.names[:pairs.n_looks]
+    assert all(alone[name]==pairs.train() for name in looks) # callbacks that look change nothing
+    idle = {name for name in pairs.names[pairs.n_looks:] if alone[name]==alone[looks[0]]}
+    assert idle <= {'Compile', 'CudaGraph'} # the others change the training; these two only make it faster
+    not_fine = {pair: said for pair,said in verdicts.items() if said!='fine'}
+    assert set(not_fine)==REFUSED, not_fine
+    assert all('cannot be used with' in said for said in not_fine.values())
+
+class FreshBatches:
+    "A loader whose batches are new tensors each time, with weak references to all of them."
+    def __init__(self): self.refs = []
+    def __len__(self): return 5
+    def __iter__(self):
+        for xb,yb in DataLoader(SMALL, 8):
+            xb,yb = xb.clone(),yb.clone()
+            self.refs += [weakref.ref(xb), weakref.ref(yb)]
+            yield xb,yb
+            del xb,yb
+
+class FailsLate(Callback):
+    "Raises in the seventh batch, after all other callbacks."
+    order = Seed.order + 1000
+    def after_batch(self):
+        if self.n_iter==7: raise ZeroDivisionError()
+
+def train_and_drop(cbs):
+    "Train; drop model and data; return the Runner, weak references to all of them, and the number of hooks left."
+    torch._dynamo.reset()
+    model,batches = small_model(),FreshBatches()
+    opt   = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    learn = Learner(model, opt, F.cross_entropy, DataBunch(batches, DataLoader(SMALL, 20), c=10))
+    run   = Runner([AvgStatsCallback(log=None), *cbs])
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(ZeroDivisionError):
+        run.fit(2, learn)
+    hooks = sum(len(m._forward_hooks)+len(m._backward_hooks) for m in model.modules())
+    return run,[weakref.ref(model), *map(weakref.ref, model.parameters()), *batches.refs],hooks
+
+@pytest.mark.filterwarnings('ignore:the search ended')
+def test_nothing_is_left_behind(pairs):
+    kept = {(name, fails): train_and_drop([*pairs.make([i]), *([FailsLate()] if fails else [])])
+            for i,name in enumerate(pairs.names) for fails in (False, True)}
+    gc.collect()
+    left = {case: sum(ref() is not None for ref in refs)+hooks for case,(run,refs,hooks) in kept.items()}
+    assert {case: n for case,n in left.items() if n}=={}
+    assert min(len(refs) for _,refs,_ in kept.values())>10 # there was something to watch
+
+if __name__ == '__main__':
+    import tempfile
+    from pathlib import Path
+    with tempfile.TemporaryDirectory() as folder:
+        together = Pairs(Path(folder))
+        verdicts,_ = together.run()
+    for pair,said in verdicts.items():
+        if said!='fine': print(' and '.join(pair)+':', said)
+    print(f"{sum(said=='fine' for said in verdicts.values())} of {len(verdicts)} pairs are fine")
