@@ -1,4 +1,4 @@
-# Everything a newcomer types. Each target first makes .venv, if it is missing or older than what it is made from.
+# Each target first makes .venv if there is none, or updates it if it is older than what it is made from.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,50 +11,54 @@ SITE      := _docs/.built
 
 .PHONY: help site test test-all lint measure lab lessons serve readme bench bench-gpu clean
 help:
-	@echo 'make site       set up .venv if needed, export the library, build the site into _docs/'
-	@echo 'make test       set up .venv if needed, run the tests (at most 5 minutes on two cores)'
-	@echo 'make test-all   the same, and the slow cells'
-	@echo 'make lint       ruff and mypy'
-	@echo 'make measure    print the limits that the project keeps'
-	@echo 'make lab        JupyterLab on the notebooks'
-	@echo 'make lessons    run all notebooks from a clean kernel and save their outputs'
-	@echo 'make serve      serve _docs/ on localhost'
-	@echo 'make readme     write README.md from nbs/index.ipynb'
-	@echo 'make bench      time the Runner against other training loops on this processor (about an hour)'
+	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
+	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
+	@echo 'make test-all also run the cells that take minutes'
+	@echo 'make lint     ruff and mypy'
+	@echo 'make measure  print the limits that the project keeps'
+	@echo 'make lab      JupyterLab on the notebooks'
+	@echo 'make lessons  run all notebooks from a clean kernel and save their outputs'
+	@echo 'make serve    serve _docs/ on localhost'
+	@echo 'make readme   write README.md from nbs/index.ipynb'
+	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
-	@echo 'make clean      remove what these made, .venv included'
+	@echo 'make clean    remove what these made, .venv included'
 
-# A new settings.ini or constraints.txt updates .venv in place. The stamp goes first and comes back last: a .venv that a failed
-# install left half-made is installed into again next time.
+# The stamp goes first and comes back last: after a failed install there is none, and the next try installs again.
+VERSION := import sys; v = sys.version_info; v >= (3,11) or sys.exit( \
+    "lesson9 needs Python 3.11 or newer; %s is %d.%d. Name another one: make PYTHON=..." % (sys.executable, v[0], v[1]))
 $(READY): settings.ini setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3,11) or sys.exit("lesson9 needs Python 3.11 or newer; %s is %d.%d. Name another one: make PYTHON=..." % (sys.executable, v[0], v[1]))'
-	rm -f $@
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@$(PYTHON) -c '$(VERSION)'
+	@rm -f $@
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
 
+EXPORT := $(BIN)/nbdev_export
 site: $(SITE)
 $(SITE): $(READY) $(SOURCES)
-	$(BIN)/nbdev_export
+	$(EXPORT)
 	$(BIN)/python tools/build_site.py
 	touch $@
 
-# The notebooks and the tests run side by side, on two cores; tools/run_tests.py shows each one's output in one piece, and names at the
-# end what failed. How long each part took is kept in .test-times, for `make measure`.
-test: $(SITE)
-	$(BIN)/python tools/run_tests.py
+# The notebooks and tests/ at the same time. The library is exported before: the notebooks import it.
+test: $(READY)
+	$(EXPORT)
+	@$(BIN)/python tools/run_tests.py
 
-test-all: $(SITE)
-	$(BIN)/python tools/run_tests.py --slow
+test-all: $(READY)
+	$(EXPORT)
+	@$(BIN)/python tools/run_tests.py --flags slow
 
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
 measure: $(READY)
-	$(BIN)/python tools/measure.py
+	@$(BIN)/python tools/measure.py
 
-# nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell. JupyterLab shows drawings only of notebooks that are trusted.
+# nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell. JupyterLab shows drawings only of
+# notebooks that are trusted.
 lab: $(READY)
 	$(BIN)/nbdev_install_hooks
 	$(BIN)/nbdev_trust
@@ -73,28 +77,30 @@ readme: $(READY)
 serve: $(SITE)
 	$(BIN)/python -m http.server --directory _docs --bind 127.0.0.1 8000
 
-# The other libraries, and their needs, stay out of .venv. If they do not install together, those that do are installed one by
-# one; the benchmark reports the others.
+# The other libraries, and their needs, stay out of .venv. If they do not install together, those that do are installed one
+# by one; the benchmark reports the others.
 PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 .venv-bench/.ready: bench/peers.txt bench/fastai.txt
 	rm -rf .venv-bench
 	$(PYTHON) -m venv .venv-bench
-	$(PEER) -r bench/peers.txt || grep -v '^#' bench/peers.txt | while read -r peer; do $(PEER) "$$peer" || echo "will not install: $$peer"; done
+	$(PEER) -r bench/peers.txt || grep -v '^#' bench/peers.txt | while read -r peer; do \
+	    $(PEER) "$$peer" || echo "will not install: $$peer"; done
 	$(PEER) --no-deps -r bench/fastai.txt || echo 'will not install: fastai'
 	$(PEER) --no-deps -e .
 	touch $@
 
 # The notebook that shows the times is run last.
+SPEED := $(wildcard nbs/*_speed.ipynb)
 bench: $(READY) .venv-bench/.ready
 	.venv-bench/bin/python bench/run.py $(BENCH)
 	.venv-bench/bin/python bench/growth.py
-	$(BIN)/python tools/lessons.py $(wildcard nbs/*_speed.ipynb)
+	$(BIN)/python tools/lessons.py $(SPEED)
 	$(BIN)/nbdev_clean
 
 # First the times, then the notebooks that show them and have cells for a GPU.
 bench-gpu: $(READY)
 	$(BIN)/python bench/gpu.py
-	$(BIN)/python tools/lessons.py $(foreach page,devices gpu cuda_graph speed,$(wildcard nbs/*_$(page).ipynb))
+	$(BIN)/python tools/lessons.py $$(grep -lE '^ *"#\| *cuda' nbs/*.ipynb | grep -v _speed) $(SPEED)
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 

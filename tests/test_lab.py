@@ -43,14 +43,18 @@ except KeyboardInterrupt: pass'''.strip(),
 
 CELLS = list(SCRATCH)
 
-# What the notebook in front holds now. A cell is as it is saved, its `execution_count` and `outputs` included.
+# The notebook in front: its path, whether its kernel is idle and it is saved, how often each code cell was run, whether one failed.
 STATE = '''() => {
     const panel = window.jupyterapp?.shell.currentWidget, kernel = panel?.sessionContext?.session?.kernel
     if (!panel?.content?.model) return null
-    const cells = [...panel.content.model.cells].map(c => c.toJSON()).filter(c => c.cell_type=='code')
+    const cells = [...panel.content.model.cells].filter(c => c.type=='code')
+    const failed = c => [...Array(c.outputs.length).keys()].some(i => c.outputs.get(i).type=='error')
     return {name: panel.context.path, ready: panel.sessionContext.isReady && kernel?.status=='idle',
-            saved: !panel.context.model.dirty, cells: cells}
+            saved: !panel.context.model.dirty, counts: cells.map(c => c.executionCount), failed: cells.some(failed)}
 }'''
+
+# Its code cells as they are saved, `execution_count` and `outputs` included
+CELLS_NOW = "[...jupyterapp.shell.currentWidget.content.model.cells].map(c => c.toJSON()).filter(c => c.cell_type=='code')"
 
 def scratch_notebook():
     "One cell a source; the last has an output from another day."
@@ -154,14 +158,14 @@ def open_notebook(tab, name):
 def wait_for(tab, condition):
     "Wait until the JavaScript `condition` on the state `now` is true; returns the notebook's code cells."
     tab.wait_for_function(f'() => {{ const now = ({STATE})(); return now && ({condition}) }}', polling=100)
-    return tab.evaluate(STATE)['cells']
+    return tab.evaluate(CELLS_NOW)
 
 def run_cell(tab, name):
     "Run a cell of the scratch notebook with Shift+Enter; returns the outputs that it then has."
     index = CELLS.index(name)
     tab.locator('.jp-CodeCell:visible').nth(index).locator('.cm-content').click()
     tab.keyboard.press('Shift+Enter')
-    return wait_for(tab, f'now.ready && now.cells[{index}].execution_count')[index]['outputs']
+    return wait_for(tab, f'now.ready && now.counts[{index}]')[index]['outputs']
 
 def complaints(outputs):
     return [o.get('text') or o['traceback'][-1] for o in outputs if o['output_type']=='error' or o.get('name')=='stderr']
@@ -188,8 +192,7 @@ def after_run(lesson):
     lesson.locator('.lm-MenuBar-itemLabel', has_text='Kernel').click()
     lesson.locator('.lm-Menu-itemLabel', has_text='Restart Kernel and Run All Cells').click()
     lesson.locator('.jp-Dialog .jp-mod-accept', has_text='Restart').click()
-    failed = "now.cells.some(c => c.outputs.some(o => o.output_type=='error'))"
-    return wait_for(lesson, f'now.ready && (now.cells.every(c => c.execution_count) || {failed})')
+    return wait_for(lesson, 'now.ready && (now.counts.every(Boolean) || now.failed)')
 
 def is_compared(cell):
     "Whether what a code cell shows is committed. `#| notest` is for readers only."

@@ -1,44 +1,44 @@
-"""Run the notebooks and the tests side by side: `python tools/run_tests.py [--slow]`
+"""Run the cells of all notebooks and the tests in tests/ at the same time: `python tools/run_tests.py [--flags slow]`
 
-The output of each is shown in one piece when it is done; the last lines name what failed. How long each part took is
-written to `.test-times`, which `make measure` reads."""
-import re, subprocess, sys, time
+Options go to nbdev_test. What a part prints comes when it has ended, and what failed comes last. Writes into .test-times how many
+seconds each part took."""
+import re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
-BIN  = Path(sys.executable).parent
+NOTEBOOKS = [('notebooks', ['nbdev_test', '--n_workers', '2', '--do_print'])]
+TESTS = [('site', ['make', '--no-print-directory', 'site', 'EXPORT=:']), # `make test` has exported the library
+         ('tests', [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests'])]
+FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
 
-def commands(slow):
-    "What to run: {name: command}. Two notebooks at a time, each with one thread; pytest takes what they leave."
-    notebooks = [BIN/'nbdev_test', '--n_workers', '2', '--do_print', *(['--flags', 'slow'] if slow else [])]
-    return {'notebooks': notebooks, 'tests': [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests']}
+times,failed,printing = {},[],Lock()
 
-def run(command):
-    "Run a command; return its exit status, its output, and how long it took in seconds."
-    start = time.perf_counter()
-    done  = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    return done.returncode,done.stdout,time.perf_counter()-start
+def run(parts):
+    "Run some parts one after the other, up to the first that fails."
+    for name,command in parts:
+        start = time.monotonic()
+        with tempfile.TemporaryFile('w+', encoding='utf-8') as output:
+            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+            output.seek(0)
+            text = output.read()
+        times[name] = time.monotonic()-start
+        with printing: print(f'\n== {name}\n{text}', flush=True)
+        if status:
+            failed.extend(FAILED.findall(text) or [f'{name}: exit status {status}'])
+            return
 
-def failures(output):
-    "The lines that name a notebook or a test that failed."
-    named = re.findall(r'^(?:FAILED|ERROR) \S+', output, re.M)
-    listed = re.search(r'Failed On The Following Notebooks:\s*=*\s*(.*)', output, re.S)
-    return named + (re.findall(r'\S+\.ipynb', listed[1]) if listed else [])
+def main():
+    start = time.monotonic()
+    NOTEBOOKS[0][1].extend(sys.argv[1:])
+    with ThreadPoolExecutor(2) as pool: list(pool.map(run, [NOTEBOOKS, TESTS]))
+    times['make test-all' if sys.argv[1:] else 'make test'] = time.monotonic()-start
 
-def main(slow):
-    start,results = time.perf_counter(),{}
-    with ThreadPoolExecutor() as pool:
-        futures = {name: pool.submit(run, command) for name,command in commands(slow).items()}
-        for name,future in futures.items(): results[name] = future.result()
+    lines = [f'{seconds:.0f} {name}' for name,seconds in times.items()]
+    (ROOT/'.test-times').write_text('\n'.join(lines) + '\n')
+    print('\n== seconds', *lines, sep='\n')
+    if failed: print('\n== failed', *(line.strip() for line in failed), sep='\n')
+    sys.exit(bool(failed))
 
-    for name,(_,output,_) in results.items(): print(f'== {name}', output, sep='\n')
-    times = {name: seconds for name,(_,_,seconds) in results.items()} | {'make test': time.perf_counter()-start}
-    if not slow: (ROOT/'.test-times').write_text(''.join(f'{seconds:.0f} {name}\n' for name,seconds in times.items()))
-    for name,seconds in times.items(): print(f'{seconds:6.0f} s  {name}')
-
-    failed = {name: failures(output) or ['see above'] for name,(status,output,_) in results.items() if status}
-    for name,found in failed.items(): print(f'FAILED, {name}:', *found)
-    return 1 if failed else 0
-
-if __name__ == '__main__': sys.exit(main('--slow' in sys.argv[1:]))
+if __name__ == '__main__': main()
