@@ -5,7 +5,8 @@ import pytest
 
 os.environ['OMP_NUM_THREADS'] = '1' # a second thread makes training as small as ours slower; a lesson's first cell says it for lessons
 
-# The shell is Chromium without the windows that a person would see, which a full browser draws even when no one sees them.
+# The shell is Chromium without the windows that a person would see, which a full browser draws even when no one sees
+# them.
 BROWSERS = 'chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome'
 
 @pytest.fixture(scope='session')

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))
-from markdown_pages import reading_order  # noqa: E402
-from site_links import broken_links  # noqa: E402
+from markdown_pages import reading_order
+from site_links import broken_links
 
 def page_of(notebook):
     "The name of a notebook's page."
@@ -142,7 +142,8 @@ def test_a_page_and_its_pictures_are_small(pages):
         assert len(page.encode()) + sum((DOCS/file).stat().st_size for file in files) < 1_500_000, name
 
 def test_pictures_look_as_they_did():
-    "Fewer colours only where that cannot be seen; where it could, as in a smooth run of all colours, none is taken away."
+    """Fewer colours only where that cannot be seen; where it could, as in a smooth run of all colours, none is taken
+    away."""
     from PIL import Image
     from pictures import shrink
     def png(array):
@@ -262,7 +263,8 @@ Because of **this**, and of `code`: $x^2$.
 </details>"""
 
 def test_a_small_site(tmp_path):
-    "A checkout of two notebooks, built as `make site` does: a question is rendered; faults stop the build, and are named."
+    """A checkout of two notebooks, built as `make site` does: a question is rendered; faults stop the build, and are
+    named."""
     for name in 'tools', 'lesson9':
         shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('mnist', '__pycache__'))
     (tmp_path/'nbs').mkdir()
@@ -280,7 +282,8 @@ def test_a_small_site(tmp_path):
     assert run.returncode == 1, run.stderr
     for line in 'data.html: 09_gone.html (no such file)', 'data.html: index.html#lost (no such anchor)', 'data.html: none.png (no such file)':
         assert line in run.stdout.replace('09_gone.ipynb', '09_gone.html')
-    assert 'a file named 00_data.ipynb here' in (tmp_path/'_docs'/'data.html').read_text(encoding='utf-8') # only links are renamed
+    # only links are renamed
+    assert 'a file named 00_data.ipynb here' in (tmp_path/'_docs'/'data.html').read_text(encoding='utf-8')
 
     (anchor,question,answer), = QUESTION.findall((tmp_path/'_docs'/'index.html').read_text(encoding='utf-8'))
     assert anchor=='question-why-is-a-b' and text_of(question)=='Why is a < b?'

@@ -24,7 +24,8 @@ assert accuracy_reached > 0.95, accuracy_reached
 run = fit_one_cycle(learn, 1, 0.3, accuracy)
 assert run.progress.history[-1]['valid_accuracy'] > 0.95
 
-# Importing everything may cost at most 0.8 s more than importing torch: medians of runs that take turns, after one to warm up.
+# Importing everything may cost at most 0.8 s more than importing torch: medians of runs that take turns, after one to
+# warm up.
 pairs = [(seconds('import torch'), seconds('from lesson9.all import *')) for _ in range(6)][1:]
 extra = statistics.median(b-a for a,b in pairs)
 print(f'fastcore {fastcore.__version__}: importing lesson9.all takes {extra:.2f} s more than torch (median of {len(pairs)})')

@@ -1,8 +1,8 @@
 """Build the site into _docs/, then check every link, anchor and image in it: `python tools/build_site.py`
 
-nbdev processes the notebooks; Quarto renders them where it is on the PATH, and smalldocs, which reads the same _quarto.yml,
-where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links expect
-(`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
+nbdev processes the notebooks; Quarto renders them where it is on the PATH, and smalldocs, which reads the same
+_quarto.yml, where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links
+expect (`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
 (`nbdev_docs` is not used, because it would also write README.md, and another one than tools/readme.py.)"""
 import html, json, re, shutil, subprocess, sys
 from pathlib import Path
@@ -57,8 +57,8 @@ def finish_head(text, page):
 LANDMARKS = {'class="navbar ': 'Site', 'class="quarto-secondary-nav"': 'This page', 'id="quarto-sidebar"': 'Lessons', 'id="TOC"': 'Sections', 'class="page-navigation"': 'Previous and next'}
 
 def finish_for_all(text):
-    """For readers who don't see the page or use no mouse: each nav has a name, and a table's empty corner is no heading. And a mark for
-    nbs/styles.css that tells an exported source from an answer."""
+    """For readers who don't see the page or use no mouse: each nav has a name, and a table's empty corner is no
+    heading. And a mark for nbs/styles.css that tells an exported source from an answer."""
     for mark,name in LANDMARKS.items():
         text = re.sub(rf'<nav (?![^>]*aria-label)(?=[^>]*{mark})', f'<nav aria-label="{name}" ', text)
     text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text)
@@ -80,7 +80,8 @@ def drop_web_fonts(text):
     return re.sub(r"""@import\s*(url\(["']?https?:[^)]*\)|"https?:[^"]*"|'https?:[^']*')\s*;""", '', text)
 
 def finish_page(text, page, home):
-    "What both renderers leave undone on a page. nbdev links symbols by the site's full address; a relative one works anywhere."
+    """What both renderers leave undone on a page. nbdev links symbols by the site's full address; a relative one
+    works anywhere."""
     return finish_for_all(name_questions(finish_head(text.replace(f'href="{home}', 'href="'), page)))
 
 def build():

@@ -1,7 +1,9 @@
-"""The site for readers of Markdown, language models among them (llmstxt.org): `page.html.md` beside each `page.html`, and llms.txt.
+"""The site for readers of Markdown, language models among them (llmstxt.org): `page.html.md` beside each `page.html`,
+and llms.txt.
 
-smalldocs turns a notebook into Markdown. Its own `llms-txt` would also write the files, but with pictures instead of their descriptions,
-with HTML where an output has text, with links to pages instead of copies for symbols, and a list without descriptions or order."""
+smalldocs turns a notebook into Markdown. Its own `llms-txt` would also write the files, but with pictures instead of
+their descriptions, with HTML where an output has text, with links to pages instead of copies for symbols, and a list
+without descriptions or order."""
 import html, json, re
 from itertools import chain
 

@@ -1,5 +1,6 @@
-"""What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures in files of
-their own and of the size that the notebook shows them at, code in lines, a search that knows every word and every question."""
+"""What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures
+in files of their own and of the size that the notebook shows them at, code in lines, a search that knows every word
+and every question."""
 import base64, html, json, re
 
 from latex2mathml.converter import convert
@@ -9,7 +10,8 @@ def rename_pages(
     names, # {file name of a notebook: the name that its page is to have, without suffix}
 ):
     "Give the notebooks the names of their pages, and rewrite links to them: smalldocs does not read `output-file`."
-    starts = [r'\]\(', r'^\[[^]]+\]: ', r'href: '] # `[text](page.ipynb)`, `[name]: page.ipynb`, and in _quarto.yml `href: page.ipynb`
+    # `[text](page.ipynb)`, `[name]: page.ipynb`, and in _quarto.yml `href: page.ipynb`
+    starts = [r'\]\(', r'^\[[^]]+\]: ', r'href: ']
     link = re.compile(rf"({'|'.join(starts)})({'|'.join(map(re.escape, names))})(?=[)#\s,}}])", re.M)
     renamed = lambda text: link.sub(lambda m: f'{m[1]}{names[m[2]]}.ipynb', text)
     config = proc/'_quarto.yml'
@@ -23,14 +25,15 @@ def rename_pages(
         (proc/f'{new}.ipynb').write_text(json.dumps(notebook), encoding='utf-8')
 
 def picture_sizes(proc):
-    "{a picture in base64: the size in pixels at which its notebook shows it}; a retina picture has twice as many of its own"
+    """{a picture in base64: the size in pixels at which its notebook shows it}; a retina picture has twice as many of
+    its own"""
     outputs = [output for path in proc.glob('*.ipynb') for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] for output in cell.get('outputs', [])]
     sizes = [(output['data']['image/png'], output['metadata'].get('image/png', {})) for output in outputs if 'image/png' in output.get('data', {})]
     return {''.join(png).strip(): size for png,size in sizes if size}
 
 def unpack_pictures(text, page, sizes):
-    """Pictures as files in figures/, instead of in the page, so that the text is there before they are; each with its size, which
-    smalldocs does not read: it would draw them as wide as the column lets it."""
+    """Pictures as files in figures/, instead of in the page, so that the text is there before they are; each with its
+    size, which smalldocs does not read: it would draw them as wide as the column lets it."""
     folder = page.parent/'figures'
     folder.mkdir(exist_ok=True)
     numbers = iter(range(1, 1000))
@@ -53,7 +56,8 @@ def formulas(text):
     return re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', '', text)
 
 def breakable(line):
-    "Where a long run without a space can be broken on a narrow page, rather than in the middle of a word: after `(` and `,`, before `.`"
+    """Where a long run without a space can be broken on a narrow page, rather than in the middle of a word: after `(`
+    and `,`, before `.`"""
     plain = html.unescape(re.sub(r'<[^>]+>', '', line))
     if max(map(len, plain.split()), default=0) < 20: return line
     parts = re.split(r'(<[^>]+>)', line)
@@ -61,7 +65,8 @@ def breakable(line):
     return ''.join(parts)
 
 def code_lines(match):
-    "Each line of code in a span, as Quarto has it, that knows how far it is indented: nbs/styles.css sets what is broken off further in."
+    """Each line of code in a span, as Quarto has it, that knows how far it is indented: nbs/styles.css sets what is
+    broken off further in."""
     lines,inside = [],[] # inside: tags of spans that go on in the next line
     for line in match[2].split('\n'):
         plain = html.unescape(re.sub(r'<[^>]+>', '', line))
@@ -72,7 +77,8 @@ def code_lines(match):
     return match[1] + '\n</span>'.join(lines) + '</span>' + match[3]
 
 def hanging_lines(text):
-    "Code in which the second half of a broken line does not look like a line of its own, which in Python would mean something else."
+    """Code in which the second half of a broken line does not look like a line of its own, which in Python would mean
+    something else."""
     return re.sub(r'(<pre class="sourceCode[^>]*><code[^>]*>)(.*?)(</code>)', code_lines, text, flags=re.S)
 
 def view_source(text, names):
@@ -87,8 +93,8 @@ def plain(text):
     return ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', text)).split())
 
 def search_index(docs):
-    """What the search field knows, from the finished pages: smalldocs leaves out whatever stands in code between a `<` and the next `>`,
-    and has no entries for questions."""
+    """What the search field knows, from the finished pages: smalldocs leaves out whatever stands in code between a
+    `<` and the next `>`, and has no entries for questions."""
     entries = json.loads((docs/'search.json').read_text(encoding='utf-8'))
     for path in docs.glob('*.html'):
         page = path.read_text(encoding='utf-8')
