@@ -9,11 +9,12 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb)
 SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
 SITE      := _docs/.built
 
-.PHONY: help site test test-all measure lab lessons serve readme bench bench-gpu clean
+.PHONY: help site test test-all lint measure lab lessons serve readme bench bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
 	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
 	@echo 'make test-all also run the cells that take minutes'
+	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
 	@echo 'make lab      JupyterLab on the notebooks'
 	@echo 'make lessons  run all notebooks from a clean kernel and save their outputs'
@@ -26,7 +27,7 @@ help:
 # The stamp goes first and comes back last: after a failed install there is none, and the next try installs again.
 VERSION := import sys; v = sys.version_info; v >= (3,11) or sys.exit( \
     "lesson9 needs Python 3.11 or newer; %s is %d.%d. Name another one: make PYTHON=..." % (sys.executable, v[0], v[1]))
-$(READY): settings.ini setup.py pyproject.toml constraints.txt
+$(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c '$(VERSION)'
 	@rm -f $@
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
@@ -49,6 +50,10 @@ test-all: $(READY)
 	$(EXPORT)
 	@$(BIN)/python tools/run_tests.py --flags slow
 
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
 measure: $(READY)
 	@$(BIN)/python tools/measure.py
 
@@ -61,6 +66,7 @@ lab: $(READY)
 
 lessons: $(READY)
 	$(BIN)/python tools/lessons.py
+	$(BIN)/python tools/fold.py
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
@@ -99,4 +105,4 @@ bench-gpu: $(READY)
 	$(BIN)/nbdev_export
 
 clean:
-	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info .test-times
+	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info .test-times .mypy_cache .ruff_cache
