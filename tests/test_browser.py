@@ -84,8 +84,8 @@ SAMPLE = """known => {
     const look = e => {
         if (!looks.has(e)) {
             const s = getComputedStyle(e), parent = e == document.body ? '' : look(e.parentElement)
-            looks.set(e, number([parent, e.tagName, e.className, s.color, s.backgroundColor, s.backgroundImage, s.opacity,
-                                 s.filter, s.fontSize, s.fontWeight, s.textDecorationLine].join()))
+            looks.set(e, number([parent, e.tagName, e.className, s.color, s.backgroundColor, s.backgroundImage,
+                                 s.opacity, s.filter, s.fontSize, s.fontWeight, s.textDecorationLine].join()))
         }
         return looks.get(e)
     }

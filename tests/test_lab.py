@@ -57,7 +57,8 @@ STATE = '''() => {
 }'''
 
 # Its code cells as they are saved, `execution_count` and `outputs` included
-CELLS_NOW = "[...jupyterapp.shell.currentWidget.content.model.cells].map(c => c.toJSON()).filter(c => c.cell_type=='code')"
+CELLS_NOW = """[...jupyterapp.shell.currentWidget.content.model.cells]
+    .map(c => c.toJSON()).filter(c => c.cell_type=='code')"""
 
 def scratch_notebook():
     "One cell a source; the last has an output from another day."
@@ -97,7 +98,8 @@ def copy(tmp_path_factory):
     server = dict(ip='127.0.0.1', port=port, port_retries=0, open_browser=False, jpserver_extensions=unused)
     lab = dict(check_for_updates_class='jupyterlab.NeverCheckForUpdate', # no questions to other hosts
                extension_manager='readonly', expose_app_in_browser=True)
-    for name,config in dict(server=dict(ServerApp=server, IdentityProvider=dict(token='')), lab=dict(LabApp=lab)).items():
+    configs = dict(server=dict(ServerApp=server, IdentityProvider=dict(token='')), lab=dict(LabApp=lab))
+    for name,config in configs.items():
         (home/f'.jupyter/jupyter_{name}_config.json').write_text(json.dumps(config))
 
     env = {k: v for k,v in os.environ.items() if not k.startswith(('JUPYTER', 'GIT_', 'MAKE', 'MFLAGS'))}
@@ -175,7 +177,8 @@ def run_cell(tab, name):
     return wait_for(tab, f'now.ready && now.counts[{index}]')[index]['outputs']
 
 def complaints(outputs):
-    return [o.get('text') or o['traceback'][-1] for o in outputs if o['output_type']=='error' or o.get('name')=='stderr']
+    bad = [o for o in outputs if o['output_type']=='error' or o.get('name')=='stderr']
+    return [o.get('text') or o['traceback'][-1] for o in bad]
 
 # A lesson is run and saved
 
@@ -222,7 +225,8 @@ def test_its_outputs_are_on_the_page(lesson, after_run, copy):
     assert plots, 'a lesson without plots'
     drawn = """id => {
         const cell = jupyterapp.shell.currentWidget.content.widgets.find(cell => cell.model.id==id)
-        return [...cell.node.querySelectorAll('.jp-OutputArea-output img')].some(img => img.complete && img.naturalWidth>300)
+        const images = [...cell.node.querySelectorAll('.jp-OutputArea-output img')]
+        return images.some(img => img.complete && img.naturalWidth>300)
     }"""
     for key in plots: lesson.wait_for_function(drawn, arg=key)
 
@@ -275,7 +279,7 @@ def cell_of(tab, name): return tab.locator('.jp-CodeCell:visible').nth(CELLS.ind
 
 TIPS = dict( # parts of a signature, with the comments beside parameters, and how the docstring begins
     one_cycle = ('start, # value at the beginning', 'end, # value at the end', 'Go up from start to high'),
-    ParamScheduler = ("pname, # the hyperparameter's name", 'sched_funcs, # a schedule', 'Set a hyperparameter at every training batch'),
+    ParamScheduler = ("pname, # the hyperparameter's name", 'sched_funcs, # a schedule', 'Set a hyperparameter'),
     Runner_fit = ('epochs:int', 'learn:Learner', 'Train learn.model for epochs epochs.'))
 
 @pytest.mark.parametrize('name', TIPS)
@@ -299,7 +303,8 @@ def test_a_saved_drawing_shows_before_anything_was_run(scratch):
     cell.locator('.jp-RenderedHTML').wait_for(state='attached')
     assert cell.locator('.jp-RenderedHTML svg').count()==1
 
-@pytest.mark.parametrize('name, shown', [('learn', 'table'), ('data', 'table'), ('run', 'table'), ('schedule', 'svg, img')])
+@pytest.mark.parametrize('name, shown', [
+    ('learn', 'table'), ('data', 'table'), ('run', 'table'), ('schedule', 'svg, img')])
 def test_an_object_shows_what_it_is(scratch, name, shown):
     "As a table or a picture, not as a line of text."
     output, = run_cell(scratch, name)
