@@ -77,8 +77,8 @@ readme: $(READY)
 serve: $(SITE)
 	$(BIN)/python -m http.server --directory _docs --bind 127.0.0.1 8000
 
-# The other libraries, and their needs, stay out of .venv. If they do not install together, those that do are installed one
-# by one; the benchmark reports the others.
+# The other libraries, and their needs, stay out of .venv. If they do not install together, those that do are installed
+# one by one; the benchmark reports the others.
 PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 .venv-bench/.ready: bench/peers.txt bench/fastai.txt
 	rm -rf .venv-bench

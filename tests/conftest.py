@@ -3,9 +3,11 @@ import os, shutil
 
 import pytest
 
-os.environ['OMP_NUM_THREADS'] = '1' # a second thread makes training as small as ours slower; a lesson's first cell says it for lessons
+# A second thread makes training as small as ours slower. For notebooks their first cell, `%load_ext lesson9`, says so.
+os.environ['OMP_NUM_THREADS'] = '1'
 
-# The shell is Chromium without the windows that a person would see, which a full browser draws even when no one sees them.
+# The shell is Chromium without the windows that a person would see, which a full browser draws even when no one sees
+# them.
 BROWSERS = 'chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome'
 
 @pytest.fixture(scope='session')

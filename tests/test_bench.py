@@ -1,4 +1,5 @@
-"The benchmarks run, on little data. Their figures aren't tested: they are in bench/results and on the page about speed."
+"""The benchmarks run, on little data. Their figures aren't tested: they are in bench/results and on the page about
+speed."""
 import json, sys
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """The built site in headless Chromium, as a reader meets it.
 
-Needs playwright and axe-playwright-python, which .venv has, and a Chromium. Where one is missing, the tests are skipped and say so."""
+Needs playwright and axe-playwright-python, which .venv has, and a Chromium. Where one is missing, the tests are
+skipped and say so."""
 import html, re, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -73,21 +74,23 @@ def sideways(tab, width):
     tab.set_viewport_size(dict(width=width, height=900))
     return tab.evaluate(f"Math.max(...{BOXES}.map(e => e.scrollWidth-e.clientWidth))")
 
-# Elements with text that look alike: the same tags, classes and colours from <body> down. A rule about colours says the same of all of
-# them, and takes most of axe's time, so one sample is enough: the first on a page, unless an earlier page had one.
-# Adds the samples to `samples`, and what they stand in to `kept`; returns their looks, as numbers.
+# Elements with text that look alike: the same tags, classes and colours from <body> down. A rule about colours says
+# the same of all of them, and takes most of axe's time, so one sample is enough: the first on a page, unless an
+# earlier page had one. Adds the samples to `samples`, and what they stand in to `kept`; returns their looks, as
+# numbers.
 SAMPLE = """known => {
     const looks = new Map(), found = new Set(known)
-    const number = text => { let n = 0; for (const c of text) n = (n*31 + c.codePointAt(0)) % 290000000000021; return n }
+    const number = text => [...text].reduce((n, c) => (n*31 + c.codePointAt(0)) % 290000000000021, 0)
     const look = e => {
         if (!looks.has(e)) {
             const s = getComputedStyle(e), parent = e == document.body ? '' : look(e.parentElement)
-            looks.set(e, number([parent, e.tagName, e.className, s.color, s.backgroundColor, s.backgroundImage, s.opacity, s.filter,
-                                 s.fontSize, s.fontWeight, s.textDecorationLine].join()))
+            looks.set(e, number([parent, e.tagName, e.className, s.color, s.backgroundColor, s.backgroundImage,
+                                 s.opacity, s.filter, s.fontSize, s.fontWeight, s.textDecorationLine].join()))
         }
         return looks.get(e)
     }
-    const hasText = e => [...e.childNodes].some(node => node.nodeType == Node.TEXT_NODE && node.textContent.trim())
+    const isText = node => node.nodeType == Node.TEXT_NODE && node.textContent.trim()
+    const hasText = e => [...e.childNodes].some(isText)
     window.samples ??= new Set()
     window.kept ??= new Set()
     for (let e of document.querySelectorAll('body *')) {
@@ -101,10 +104,12 @@ SAMPLE = """known => {
 
 # Code without the elements that only colour it: most of a page's elements. Then without those of its lines, too.
 PLAIN_TOKENS = """() => {
-    for (const token of document.querySelectorAll('pre span:not(.line)')) if (!kept.has(token)) token.replaceWith(token.textContent)
+    for (const token of document.querySelectorAll('pre span:not(.line)'))
+        if (!kept.has(token)) token.replaceWith(token.textContent)
 }"""
 PLAIN_LINES = """() => {
-    for (const line of document.querySelectorAll('pre .line')) if (!kept.has(line)) line.replaceWith(line.textContent)
+    for (const line of document.querySelectorAll('pre .line'))
+        if (!kept.has(line)) line.replaceWith(line.textContent)
 }"""
 
 # Only samples and what they stand in, and the button for the other scheme
@@ -122,8 +127,10 @@ OTHER_RULES = {rule: dict(enabled=False) for rule in (*COLOUR_RULES, 'region')} 
 
 def violations(tab, where, **options):
     "What axe finds serious or critical."
-    found = tab.evaluate(f"""options => axe.run({where}, {{resultTypes: ['violations'], ...options}}).then(
-        found => found.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3)]))""", options)
+    found = tab.evaluate(f"""async options => {{
+        const {{violations}} = await axe.run({where}, {{resultTypes: ['violations'], ...options}})
+        return violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3)])
+    }}""", options)
     return [v for v in found if v[0] in ('serious', 'critical')]
 
 def colour_violations(tab):
@@ -131,8 +138,8 @@ def colour_violations(tab):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, axe, known_looks, page):
-    """No console error, no request to another host, nowhere wider than its window, nothing serious for axe: in light and dark, wide and
-    narrow. A page is loaded once, and what doesn't depend on colours is looked at once."""
+    """No console error, no request to another host, nowhere wider than its window, nothing serious for axe: in light
+    and dark, wide and narrow. A page is loaded once, and what doesn't depend on colours is looked at once."""
     tab.set_viewport_size(dict(width=390, height=900))
     tab.goto(f'/{page}')
     tab.evaluate(UNFOLD)
@@ -163,7 +170,8 @@ def page_of(symbol):
     return links[symbol].split('#')[0]
 
 @pytest.mark.parametrize('word, page', [
-    ('DeviceCallback', page_of('DeviceCallback')), ('coroutine', 'minibatch_training.html'), ('square images', 'why_sqrt5.html')])
+    ('DeviceCallback', page_of('DeviceCallback')), ('coroutine', 'minibatch_training.html'),
+    ('square images', 'why_sqrt5.html')])
 def test_search_leads_to_the_heading_over_the_word(tab, word, page):
     tab.goto('/index.html')
     target = tab.locator(f'[id="{search(tab, word, page)}"]')
@@ -214,7 +222,8 @@ def test_what_is_folded_opens_by_mouse_and_by_keyboard(tab, question):
         fold,summary = folds.first,folds.first.locator('summary')
         inside = fold.locator('> :not(summary)').first
         summary.focus()
-        for act,shown in [(summary.click, True), (partial(tab.keyboard.press, 'Enter'), False), (partial(tab.keyboard.press, 'Space'), True)]:
+        def press(key): return partial(tab.keyboard.press, key)
+        for act,shown in [(summary.click, True), (press('Enter'), False), (press('Space'), True)]:
             assert inside.is_visible() != shown
             act()
             assert inside.is_visible() == shown
@@ -240,7 +249,8 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
     tab.goto(f'/{page}')
     box = tab.locator(drawing).first
     assert box.evaluate('e => e.scrollWidth > 1.5*e.clientWidth && e.clientWidth <= 390')
-    full_size = "(e, side) => [...e.querySelectorAll('svg')].every(svg => svg.getBoundingClientRect()[side] >= svg.getAttribute(side))"
+    full_size = """(e, side) => [...e.querySelectorAll('svg')].every(
+        svg => svg.getBoundingClientRect()[side] >= svg.getAttribute(side))"""
     for side in ('width', 'height'): assert box.evaluate(full_size, side)
     assert box.evaluate("""e => [...e.querySelectorAll('pre')].every(
         pre => getComputedStyle(pre).whiteSpace == 'pre' && pre.scrollWidth <= pre.clientWidth+1)""")
@@ -254,9 +264,11 @@ def test_sidebar_on_a_phone(tab):
     tab.goto('/data.html')
     sidebar,button = tab.locator('#quarto-sidebar'),tab.locator('.quarto-btn-toggle:visible').first
     def shown(wanted):
-        tab.wait_for_function("""wanted => { const bar = document.querySelector('#quarto-sidebar'), box = bar.getBoundingClientRect()
+        tab.wait_for_function("""wanted => {
+            const bar = document.querySelector('#quarto-sidebar'), box = bar.getBoundingClientRect()
             const visible = getComputedStyle(bar).visibility == 'visible' && box.width > 0 && box.right > 0
-            return wanted == (visible && (!wanted || box.left >= 0)) }""", arg=wanted, timeout=5000)
+            return wanted == (visible && (!wanted || box.left >= 0))
+        }""", arg=wanted, timeout=5000)
     shown(False)
     button.click()
     shown(True)

@@ -1,10 +1,12 @@
-"""JupyterLab in headless Chromium, as people who edit the notebooks see it: a lesson is run and saved, and the outputs of cells are looked at.
+"""JupyterLab in headless Chromium, as people who edit the notebooks see it: a lesson is run and saved, and outputs of
+cells are looked at.
 
-One JupyterLab, started by `make lab`, on a copy of the notebooks with a git repository and a home directory of its own. Neither the
-checkout nor the real home changes, except matplotlib's list of fonts. Needs playwright and jupyterlab, which .venv has, and a Chromium.
+One JupyterLab, started by `make lab`, on a copy of the notebooks with a git repository and a home directory of its
+own. Neither the checkout nor the real home changes, except matplotlib's list of fonts. Needs playwright and
+jupyterlab, which .venv has, and a Chromium.
 
-Everything slow happens once: the server starts with only the extensions that are needed, one tab opens both notebooks, and both use one
-kernel. A kernel imports PyTorch once."""
+What is slow happens once: the server starts with only the extensions that are needed, and one tab opens both
+notebooks, with one kernel, which imports PyTorch once."""
 import json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ LESSON = next((ROOT/'nbs').glob('*_journey.ipynb')).name # a quick one, with a p
 PATIENCE = 180 # seconds that anything may take: the machine may be busy
 
 SCRATCH = dict(setup='''
-%load_ext lesson9
+%reload_ext lesson9
 import time, torch, torch.nn.functional as F
 from lesson9.all import *
 class Slow(Callback):
@@ -39,11 +41,12 @@ run = Runner([ProgressCallback(accuracy, plot=True), Slow()])'''.strip(),
 try: Runner([ProgressCallback(), Slow(), Interrupt()]).fit(2, learn)
 except KeyboardInterrupt: pass'''.strip(),
     learn='learn', data='data', run='run', schedule='sched_cos(0.1, 0.5)',
-    sched_cos='sched_cos', ParamScheduler='ParamScheduler', Runner_fit='Runner.fit', saved='sched_lin(0, 1)')
+    one_cycle='cos_1cycle_anneal', ParamScheduler='ParamScheduler', Runner_fit='Runner.fit', saved='sched_lin(0, 1)')
 
 CELLS = list(SCRATCH)
 
-# The notebook in front: its path, whether its kernel is idle and it is saved, how often each code cell was run, whether one failed.
+# The notebook in front: its path, whether its kernel is idle and it is saved, how often each code cell was run, and
+# whether one failed.
 STATE = '''() => {
     const panel = window.jupyterapp?.shell.currentWidget, kernel = panel?.sessionContext?.session?.kernel
     if (!panel?.content?.model) return null
@@ -54,12 +57,13 @@ STATE = '''() => {
 }'''
 
 # Its code cells as they are saved, `execution_count` and `outputs` included
-CELLS_NOW = "[...jupyterapp.shell.currentWidget.content.model.cells].map(c => c.toJSON()).filter(c => c.cell_type=='code')"
+CELLS_NOW = """[...jupyterapp.shell.currentWidget.content.model.cells]
+    .map(c => c.toJSON()).filter(c => c.cell_type=='code')"""
 
 def scratch_notebook():
     "One cell a source; the last has an output from another day."
     drawing = dict(output_type='display_data', metadata={}, data={'text/html': '<svg width="200" height="50"></svg>'})
-    cells = [dict(cell_type='code', id=name.replace('_', '-'), metadata={}, execution_count=None, outputs=[], source=source)
+    cells = [dict(cell_type='code', id=name, metadata={}, execution_count=None, outputs=[], source=source)
              for name,source in SCRATCH.items()]
     cells[-1]['outputs'] = [drawing]
     kernel = dict(display_name='python3', language='python', name='python3')
@@ -78,7 +82,8 @@ def copy(tmp_path_factory):
     for name in 'Makefile', 'settings.ini', '.gitignore', '.gitattributes': shutil.copy(ROOT/name, path)
     (path/'nbs'/'scratch.ipynb').write_text(written(scratch_notebook()))
 
-    # jsonschema imports this to check web addresses, and building its grammar takes seconds. Without it, it leaves those checks out.
+    # jsonschema imports this to check web addresses, and to build its grammar takes seconds. Without it, it leaves
+    # those checks out.
     stubs = top/'stubs'
     stubs.mkdir()
     (stubs/'rfc3987_syntax.py').write_text("raise ImportError('not needed here')")
@@ -93,14 +98,16 @@ def copy(tmp_path_factory):
     server = dict(ip='127.0.0.1', port=port, port_retries=0, open_browser=False, jpserver_extensions=unused)
     lab = dict(check_for_updates_class='jupyterlab.NeverCheckForUpdate', # no questions to other hosts
                extension_manager='readonly', expose_app_in_browser=True)
-    for name,config in dict(server=dict(ServerApp=server, IdentityProvider=dict(token='')), lab=dict(LabApp=lab)).items():
+    configs = dict(server=dict(ServerApp=server, IdentityProvider=dict(token='')), lab=dict(LabApp=lab))
+    for name,config in configs.items():
         (home/f'.jupyter/jupyter_{name}_config.json').write_text(json.dumps(config))
 
     env = {k: v for k,v in os.environ.items() if not k.startswith(('JUPYTER', 'GIT_', 'MAKE', 'MFLAGS'))}
     env |= dict(HOME=str(home), PYTHONPATH=f'{path}:{stubs}', PATH=f'{Path(sys.executable).parent}:{env["PATH"]}',
                 IN_TEST='1', # a lesson repeats less
-                XDG_CACHE_HOME=env.get('XDG_CACHE_HOME', str(Path.home()/'.cache'))) # matplotlib's list of fonts is there
-    def sh(*args): return subprocess.run(args, cwd=path, env=env, check=True, capture_output=True, text=True).stdout
+                XDG_CACHE_HOME=env.get('XDG_CACHE_HOME', f'{Path.home()}/.cache')) # matplotlib's list of fonts is there
+    def sh(*args):
+        return subprocess.run(args, cwd=path, env=env, check=True, capture_output=True, text=True).stdout
     sh('git', 'init', '-q')
     sh('git', 'add', '.')
     sh('git', '-c', 'user.name=test', '-c', 'user.email=test@localhost', 'commit', '-qm', 'As it was')
@@ -112,11 +119,13 @@ def address(copy):
     venv = Path(sys.prefix)
     command = ['make', '--no-print-directory', f'--old-file={venv}/.ready', f'VENV={venv}', 'lab']
     with open(copy.log, 'w') as log:
-        server = subprocess.Popen(command, cwd=copy.path, env=copy.env, stdout=log, stderr=log, start_new_session=True)
+        options = dict(cwd=copy.path, env=copy.env, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, **options)
     try:
         end = time.monotonic()+PATIENCE
         while not answers(f'{copy.url}/api/status'):
-            assert server.poll() is None and time.monotonic()<end, f'JupyterLab does not start:\n{copy.log.read_text()}'
+            is_alive = server.poll() is None and time.monotonic()<end
+            assert is_alive, f'JupyterLab does not start:\n{copy.log.read_text()}'
             time.sleep(0.1)
         yield copy.url
     finally: stop(server)
@@ -168,7 +177,8 @@ def run_cell(tab, name):
     return wait_for(tab, f'now.ready && now.counts[{index}]')[index]['outputs']
 
 def complaints(outputs):
-    return [o.get('text') or o['traceback'][-1] for o in outputs if o['output_type']=='error' or o.get('name')=='stderr']
+    bad = [o for o in outputs if o['output_type']=='error' or o.get('name')=='stderr']
+    return [o.get('text') or o['traceback'][-1] for o in bad]
 
 # A lesson is run and saved
 
@@ -187,7 +197,8 @@ def lesson(tab, copy):
 @pytest.fixture(scope='module')
 def after_run(lesson):
     "What the lesson holds after Kernel > Restart Kernel and Run All Cells."
-    lesson.evaluate("async () => { await jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code: '1'}).done }")
+    kernel = 'jupyterapp.shell.currentWidget.sessionContext.session.kernel'
+    lesson.evaluate(f"async () => {{ await {kernel}.requestExecute({{code: '1'}}).done }}")
     # a kernel that was not restarted would count on from here
     lesson.locator('.lm-MenuBar-itemLabel', has_text='Kernel').click()
     lesson.locator('.lm-Menu-itemLabel', has_text='Restart Kernel and Run All Cells').click()
@@ -200,19 +211,22 @@ def is_compared(cell):
 
 def test_a_lesson_runs_from_top_to_bottom(after_run):
     assert [c for cell in after_run for c in complaints(cell['outputs'])]==[]
-    assert [cell['execution_count'] for cell in after_run]==[*range(1, 1+len(after_run))], 'each cell once, by a new kernel'
+    counts = [cell['execution_count'] for cell in after_run]
+    assert counts==[*range(1, 1+len(after_run))], 'each cell once, by a new kernel'
 
 def test_its_outputs_are_on_the_page(lesson, after_run, copy):
     "As many as were committed, of the same kinds, and all plots drawn."
     def kinds(cells):
-        return {cell['id']: [(o['output_type'], sorted(o.get('data', []))) for o in cell['outputs']] for cell in cells if is_compared(cell)}
+        def kind(output): return output['output_type'], sorted(output.get('data', []))
+        return {cell['id']: [kind(output) for output in cell['outputs']] for cell in cells if is_compared(cell)}
     before = json.loads(committed(copy))['cells']
     assert kinds(after_run)==kinds(before)
     plots = [key for key,outputs in kinds(before).items() if any('image/png' in types for _,types in outputs)]
     assert plots, 'a lesson without plots'
     drawn = """id => {
         const cell = jupyterapp.shell.currentWidget.content.widgets.find(cell => cell.model.id==id)
-        return [...cell.node.querySelectorAll('.jp-OutputArea-output img')].some(img => img.complete && img.naturalWidth>300)
+        const images = [...cell.node.querySelectorAll('.jp-OutputArea-output img')]
+        return images.some(img => img.complete && img.naturalWidth>300)
     }"""
     for key in plots: lesson.wait_for_function(drawn, arg=key)
 
@@ -224,7 +238,8 @@ def without_numbers(outputs):
     return re.sub(' +', ' ', NUMBER.sub('#', json.dumps(outputs)))
 
 def test_saving_brings_back_what_was_committed(lesson, after_run, copy):
-    "But for random numbers and pictures. The hooks of `make lab` clean what is saved: prompts that the page shows are not in the file."
+    """But for random numbers and pictures. The hooks of `make lab` clean what is saved: prompts that the page shows
+    are not in the file."""
     lesson.locator('.jp-Notebook:visible').first.focus()
     def is_saving(response): return response.request.method=='PUT' and LESSON in response.url
     with lesson.expect_response(is_saving) as saving: lesson.keyboard.press('Control+s')
@@ -240,7 +255,8 @@ def test_saving_brings_back_what_was_committed(lesson, after_run, copy):
     for a,b in zip(old['cells'], new['cells']):
         if a['cell_type']!='code': continue
         if is_compared(a):
-            assert without_numbers(a['outputs'])==without_numbers(b['outputs']), f"cell {a['id']} changed in more than numbers and pictures"
+            same = without_numbers(a['outputs'])==without_numbers(b['outputs'])
+            assert same, f"cell {a['id']} changed in more than numbers and pictures"
         b['outputs'] = a['outputs']
     assert written(new)==before, 'with the old outputs put back, something still differs'
 
@@ -250,7 +266,8 @@ def test_saving_brings_back_what_was_committed(lesson, after_run, copy):
 def scratch(tab):
     "The scratch notebook, its first cell run. If a lesson has a kernel, it uses that one."
     tab.evaluate("""async () => {
-        const {serviceManager, shell} = jupyterapp, kernel = shell.currentWidget?.sessionContext?.session?.kernel
+        const {serviceManager, shell} = jupyterapp
+        const kernel = shell.currentWidget?.sessionContext?.session?.kernel
         const options = {path: 'scratch.ipynb', type: 'notebook', name: 'scratch.ipynb', kernel: {id: kernel?.id}}
         if (kernel) await serviceManager.sessions.startNew(options)
     }""")
@@ -260,10 +277,10 @@ def scratch(tab):
 
 def cell_of(tab, name): return tab.locator('.jp-CodeCell:visible').nth(CELLS.index(name))
 
-TIPS = dict( # parameters with the comments beside them, and how the docstring begins
-    sched_cos      = ('start, # value at position 0', 'end, # value at position 1', 'Half a cosine wave from start to end'),
-    ParamScheduler = ("pname, # the hyperparameter's name", 'sched_funcs, # a schedule', 'Sets a hyperparameter at every training batch'),
-    Runner_fit     = ('epochs:int, # how many passes', 'learn, # a `Learner`', 'Train learn.model.'))
+TIPS = dict( # parts of a signature, with the comments beside parameters, and how the docstring begins
+    one_cycle = ('start, # value at the beginning', 'end, # value at the end', 'Go up from start to high'),
+    ParamScheduler = ("pname, # the hyperparameter's name", 'sched_funcs, # a schedule', 'Set a hyperparameter'),
+    Runner_fit = ('epochs:int', 'learn:Learner', 'Train learn.model for epochs epochs.'))
 
 @pytest.mark.parametrize('name', TIPS)
 def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratch, name):
@@ -273,7 +290,8 @@ def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratc
     tip = scratch.locator('.jp-Tooltip', has_text=re.compile(r'\w')) # at first it is empty
     tip.wait_for()
     text = ' '.join(tip.inner_text().split())
-    is_cut = tip.evaluate('e => [e, ...e.querySelectorAll("div, pre")].some(box => box.scrollWidth>box.clientWidth+1)')
+    boxes = '[e, ...e.querySelectorAll("div, pre")]'
+    is_cut = tip.evaluate(f'e => {boxes}.some(box => box.scrollWidth>box.clientWidth+1)')
     scratch.keyboard.press('Escape')
     tip.wait_for(state='detached')
     assert text.startswith(f"def {SCRATCH[name].split('.')[-1]}( "), text # as rendered, without marks of Markdown
@@ -285,7 +303,8 @@ def test_a_saved_drawing_shows_before_anything_was_run(scratch):
     cell.locator('.jp-RenderedHTML').wait_for(state='attached')
     assert cell.locator('.jp-RenderedHTML svg').count()==1
 
-@pytest.mark.parametrize('name, shown', [('learn', 'table'), ('data', 'table'), ('run', 'table'), ('schedule', 'svg, img')])
+@pytest.mark.parametrize('name, shown', [
+    ('learn', 'table'), ('data', 'table'), ('run', 'table'), ('schedule', 'svg, img')])
 def test_an_object_shows_what_it_is(scratch, name, shown):
     "As a table or a picture, not as a line of text."
     output, = run_cell(scratch, name)
@@ -317,15 +336,17 @@ def test_bar_plot_and_table_grow_in_one_output(scratch):
     assert max(now['outputs'] for now in seen)==1 and max(len(now['bars']) for now in seen)==1, seen
     rows = [now['rows'] for now in seen if now['outputs']]
     assert sorted(set(rows))==[0,1,2,3] and rows==sorted(rows), rows
-    assert seen[-1]['plots']>=3, 'drawn as training begins, again after two seconds, and at the end: the fit takes more than three'
+    assert seen[-1]['plots']>=3, 'drawn as training begins, again after two seconds, and at the end'
     assert seen[-1]['bars']==[] and seen[-1]['images']==1 and seen[-1]['rows']==3, seen[-1]
     html = output['data']['text/html']
-    assert html.count('<img')==1 and html.count('<tr>')==4 and '<pre>' not in html, html[:500] # the head, and three epochs
+    # the head, and three epochs
+    assert html.count('<img')==1 and html.count('<tr>')==4 and '<pre>' not in html, html[:500]
 
 def test_a_notebook_keeps_only_the_table(scratch):
     output, = run_cell(scratch, 'fit_without_plot')
     html = output['data']['text/html']
-    assert output['output_type']=='display_data' and html.count('<tr>')==3 and html.endswith('</table>') and 'epoch 2' not in html, html
+    assert output['output_type']=='display_data' and html.count('<tr>')==3 and html.endswith('</table>'), html
+    assert 'epoch 2' not in html, html
 
 def test_an_interrupted_fit_leaves_no_bar(scratch):
     output, = run_cell(scratch, 'interrupted')

@@ -1,5 +1,6 @@
-"""Every pair of callbacks together: the order in which they are listed doesn't matter, callbacks that only look change nothing and
-see everything, and what can't be right is refused with a reason. And after a fit, nothing of model, batches or hooks is left.
+"""Every pair of callbacks together: the order in which they are listed doesn't matter, callbacks that only look change
+nothing and see everything, and what can't be right is refused with a reason. And after a fit, nothing of model, batches
+or hooks is left.
 
 `python tests/test_pairs.py` prints the table of pairs."""
 import contextlib, gc, io, itertools, weakref
@@ -15,8 +16,9 @@ SMALL = Dataset(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)),
 def all_callbacks(folder, numbers=itertools.count()):
     "One of each callback of the library: those that only look, and those that change the training."
     looks = [AvgStatsCallback(accuracy, log=None), ProgressCallback(accuracy), Recorder(), ActivationStats(),
-             Metrics(f1=torcheval.metrics.MulticlassF1Score()), SaveBest(folder/'pair.pt', 'train_loss'), TerminateOnNaN(2),
-             CSVLogger(folder/f'{next(numbers)}.csv'), TensorBoardLogger(folder/'pair'), DeviceCallback('cpu')]
+             Metrics(f1=torcheval.metrics.MulticlassF1Score()), SaveBest(folder/'pair.pt', 'train_loss'),
+             TerminateOnNaN(2), CSVLogger(folder/f'{next(numbers)}.csv'), TensorBoardLogger(folder/'pair'),
+             DeviceCallback('cpu')]
     changes = [EarlyStopping('train_loss', 'max'), ParamScheduler('lr', sched_lin(0.1, 0.5)), GradientAccumulation(2),
                GradientClip(norm=0.1), BatchTransform(RandomShift(2, (4,4))), Seed(3), LRFinder(n=10),
                MixedPrecision(torch.bfloat16), Compile(backend='eager'), CudaGraph(warmup=1, capture=GraphCapture)]
@@ -55,7 +57,8 @@ class Pairs:
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): run.fit(3, learn)
         except ValueError as e: return str(e)
-        missed = [type(cb).__name__ for i,cb in zip(which, cbs) if i<self.n_looks and not saw_all(cb, run, measuring.history)]
+        looking = [cb for i,cb in zip(which, cbs) if i<self.n_looks]
+        missed = [type(cb).__name__ for cb in looking if not saw_all(cb, run, measuring.history)]
         if missed: return f"{' and '.join(missed)} missed something"
         return b''.join(p.detach().numpy().tobytes() for p in model.parameters())
 
@@ -64,7 +67,8 @@ class Pairs:
         both,swapped = self.train(i, j),self.train(j, i)
         if not isinstance(both, bytes): return both
         if both!=swapped: return 'the order in which they are listed matters'
-        if (i<self.n_looks and both!=alone[j]) or (j<self.n_looks and both!=alone[i]): return 'looking changed the training'
+        changed = (i<self.n_looks and both!=alone[j]) or (j<self.n_looks and both!=alone[i])
+        if changed: return 'looking changed the training'
         return 'fine'
 
     def run(self):
@@ -72,16 +76,19 @@ class Pairs:
         numbers = range(len(self.names))
         alone = [self.train(i) for i in numbers]
         pairs = itertools.combinations(numbers, 2)
-        return {(self.names[i], self.names[j]): self.verdict(i, j, alone) for i,j in pairs}, dict(zip(self.names, alone))
+        verdicts = {(self.names[i], self.names[j]): self.verdict(i, j, alone) for i,j in pairs}
+        return verdicts, dict(zip(self.names, alone))
 
 @pytest.fixture(scope='module')
 def pairs(tmp_path_factory): return Pairs(tmp_path_factory.mktemp('pairs'))
 
-REFUSED = {(a, 'CudaGraph') for a in ('ActivationStats', 'Metrics', 'GradientAccumulation', 'GradientClip')} | {('ActivationStats', 'Compile')}
+REFUSED = {(a, 'CudaGraph') for a in ('ActivationStats', 'Metrics', 'GradientAccumulation', 'GradientClip')}
+REFUSED |= {('ActivationStats', 'Compile')}
 
 def test_each_callback_is_here(pairs):
     import lesson9.all as package
-    found = {name for name in package.__all__ for cls in [getattr(package, name)] if isinstance(cls, type) and issubclass(cls, Callback)}
+    everything = {name: getattr(package, name) for name in package.__all__}
+    found = {name for name,cls in everything.items() if isinstance(cls, type) and issubclass(cls, Callback)}
     bases  = {'Callback', 'HistoryCallback', 'HooksCallback', 'Best'}
     others = {'TrainEvalCallback', 'Profile', 'LoopTrace'} # in every Runner; and two that time or draw
     assert set(pairs.names)==found-bases-others
@@ -121,7 +128,9 @@ def train_and_drop(cbs):
     opt   = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     learn = Learner(model, opt, F.cross_entropy, DataBunch(batches, DataLoader(SMALL, 20), c=10))
     run   = Runner([AvgStatsCallback(log=None), *cbs])
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(ZeroDivisionError):
+    printed = io.StringIO()
+    with (contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed),
+          contextlib.suppress(ZeroDivisionError)):
         run.fit(2, learn)
     hooks = sum(len(m._forward_hooks)+len(m._backward_hooks) for m in model.modules())
     return run,[weakref.ref(model), *map(weakref.ref, model.parameters()), *batches.refs],hooks

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))
-from markdown_pages import reading_order  # noqa: E402
-from site_links import broken_links  # noqa: E402
+from markdown_pages import reading_order
+from site_links import broken_links
 
 def page_of(notebook):
     "The name of a notebook's page."
@@ -85,9 +85,10 @@ QUESTION = re.compile(r'<details id="([^"]+)" class="question">\s*<summary>\s*(.
 
 def test_a_question_is_folded_and_its_answer_rendered(pages):
     "Each question of a notebook, with an anchor of its own, and its answer as a page shows it."
-    asked = {name: [re.sub('<[^>]+>', '', summary) for cell in cells_of(name) if cell['cell_type']=='markdown'
-                    for summary in re.findall(r'<details class="question"><summary>(.*?)</summary>', ''.join(cell['source']))]
-             for name in NOTEBOOKS}
+    asked = {}
+    for name in NOTEBOOKS:
+        markdown = [''.join(cell['source']) for cell in cells_of(name) if cell['cell_type']=='markdown']
+        asked[name] = re.findall(r'<details class="question"><summary>(.*?)</summary>', '\n'.join(markdown))
     assert sum(map(len, asked.values()))>30
     for name,page in pages.items():
         found = QUESTION.findall(page)
@@ -102,7 +103,8 @@ def test_a_question_is_folded_and_its_answer_rendered(pages):
 def test_search_knows_symbols_prose_and_questions(pages):
     if not (DOCS/'search.json').exists(): return # Quarto's own
     found = json.loads((DOCS/'search.json').read_text(encoding='utf-8'))
-    def hits(word): return {entry['href'].split('#')[0] for entry in found if word in entry['title']+entry['section']+entry['text']}
+    def said(entry): return entry['title'] + entry['section'] + entry['text']
+    def hits(word): return {entry['href'].split('#')[0] for entry in found if word in said(entry)}
     assert 'callbacks.html' in hits('Callback') and 'minibatch_training.html' in hits('coroutine')
     entries = {entry['href']: entry for entry in found}
     for name,page in pages.items():
@@ -130,7 +132,8 @@ def test_search_leads_to_headings(pages):
 def test_pictures_have_the_size_their_notebook_shows_them_at(pages):
     for name,page in pages.items():
         outputs = [output for cell in cells_of(name) for output in cell.get('outputs', [])]
-        widths = [output['metadata']['image/png']['width'] for output in outputs if 'image/png' in output.get('metadata', {})]
+        sizes = [output['metadata']['image/png'] for output in outputs if 'image/png' in output.get('metadata', {})]
+        widths = [size['width'] for size in sizes]
         for img in re.findall(r'<img\b[^>]*img-fluid[^>]*>', page):
             assert int(re.search(r'\bwidth="(\d+)"', img)[1]) in widths, name
 
@@ -142,7 +145,8 @@ def test_a_page_and_its_pictures_are_small(pages):
         assert len(page.encode()) + sum((DOCS/file).stat().st_size for file in files) < 1_500_000, name
 
 def test_pictures_look_as_they_did():
-    "Fewer colours only where that cannot be seen; where it could, as in a smooth run of all colours, none is taken away."
+    """Fewer colours only where that cannot be seen; where it could, as in a smooth run of all colours, none is taken
+    away."""
     from PIL import Image
     from pictures import shrink
     def png(array):
@@ -180,12 +184,14 @@ def test_pages_say_what_they_are_about(pages):
     assert (DOCS/'card.png').exists()
 
 def test_code_on_a_page_is_that_of_its_notebook(pages):
-    """To the last space, so that it can be copied, and each line knows how far it is indented. (Quarto breaks lines in its own way.)"""
+    """To the last space, so that it can be copied, and each line knows how far it is indented. (Quarto breaks lines in
+    its own way.)"""
     for name,page in pages.items():
         if '<span class="line"' not in page: continue
         cells = [cell for cell in cells_of(name) if cell['cell_type']=='code']
         sources = {re.sub(r'^#\|.*\n?', '', ''.join(cell['source']), flags=re.M).strip('\n') for cell in cells}
-        shown = {text_of(code) for code in re.findall(r'<pre class="sourceCode[^>]*cell-code[^>]*>(.*?)</pre>', page, re.S)}
+        blocks = re.findall(r'<pre class="sourceCode[^>]*cell-code[^>]*>(.*?)</pre>', page, re.S)
+        shown = set(map(text_of, blocks))
         assert shown and shown <= sources, (name, shown-sources)
         for indent,line in re.findall(r'<span class="line" style="--indent:(\d+)ch">(.*)', page):
             assert re.match(rf' {{{indent}}}', text_of(line)), line
@@ -201,7 +207,8 @@ def test_every_page_has_a_copy_in_markdown(pages, copies):
         assert copy.startswith('# ') and f'\n> {subtitle(name)}\n' in copy, name
         for heading in re.findall(r'<h2[^>]*data-anchor-id[^>]*>(.*?)</h2>', pages[name]):
             assert re.search(rf'^## {re.escape(text_of(heading))}$', plain(copy), re.M), (name, heading)
-        for alt in re.findall(r'<img\b[^>]*\balt="([^"]{10,})"', pages[name]): assert html.unescape(alt) in copy, (name, alt)
+        for alt in re.findall(r'<img\b[^>]*\balt="([^"]{10,})"', pages[name]):
+            assert html.unescape(alt) in copy, (name, alt)
     assert 'class Runner' in copies['callbacks'] and 'class="cell' not in copies['callbacks']
 
 def prose_of(copy): return re.sub(r'^(`{3,}).*?^\1$', '', copy, flags=re.M|re.S)
@@ -228,7 +235,8 @@ def test_llms_txt_lists_every_page_in_reading_order():
     entries = re.findall(r'^- \[[^]]+\]\((\w+)\.html\.md\): (.+)$', text, re.M)
     assert entries == [(name, subtitle(name)) for name in ORDER]
 
-def test_readme_is_what_the_notebook_makes(): subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
+def test_readme_is_what_the_notebook_makes():
+    subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
 
 def test_links_resolve(): assert broken_links(DOCS) == []
 
@@ -242,8 +250,8 @@ def test_a_broken_link_is_found(tmp_path):
     for name,page in pages.items(): (tmp_path/f'{name}.html').write_text(page)
     assert broken_links(tmp_path)==[]
 
-    broken = {'gone.html': 'no such file', 'index.html#tap': 'no such anchor', '#d': 'no such anchor', 'none.png': 'no such file',
-              '../README.md': 'outside the site'}
+    broken = {'gone.html': 'no such file', 'index.html#tap': 'no such anchor', '#d': 'no such anchor',
+              'none.png': 'no such file', '../README.md': 'outside the site'}
     links = [f'<img src="{link}">' if link.endswith('png') else f'<a href="{link}"></a>' for link in broken]
     (tmp_path/'other.html').write_text(pages['other'] + ''.join(links))
     lines = sorted(f'other.html: {link} ({reason})' for link,reason in broken.items())
@@ -251,7 +259,8 @@ def test_a_broken_link_is_found(tmp_path):
     run = subprocess.run([sys.executable, ROOT/'tools'/'site_links.py', tmp_path], capture_output=True, text=True)
     assert run.returncode == 1 and run.stdout.splitlines()==[*lines, '5 broken links']
 
-FAULTS = """[gone](09_gone.ipynb), [lost](index.ipynb#lost) and ![a picture that isn't there](none.png); a file named 00_data.ipynb here"""
+FAULTS = """[gone](09_gone.ipynb), [lost](index.ipynb#lost) and ![a picture that isn't there](none.png);
+a file named 00_data.ipynb here"""
 
 ASKED = """<details class="question"><summary>Why is <code>a &lt; b</code>?</summary>
 
@@ -262,7 +271,8 @@ Because of **this**, and of `code`: $x^2$.
 </details>"""
 
 def test_a_small_site(tmp_path):
-    "A checkout of two notebooks, built as `make site` does: a question is rendered; faults stop the build, and are named."
+    """A checkout of two notebooks, built as `make site` does: a question is rendered; faults stop the build, and are
+    named."""
     for name in 'tools', 'lesson9':
         shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('mnist', '__pycache__'))
     (tmp_path/'nbs').mkdir()
@@ -276,11 +286,13 @@ def test_a_small_site(tmp_path):
     write('00_data', '# Data\n\n> A page', FAULTS)
 
     build = [sys.executable, 'tools/build_site.py']
-    run = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(tmp_path)})
+    env = os.environ | {'PYTHONPATH': str(tmp_path)}
+    run = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, env=env)
     assert run.returncode == 1, run.stderr
-    for line in 'data.html: 09_gone.html (no such file)', 'data.html: index.html#lost (no such anchor)', 'data.html: none.png (no such file)':
-        assert line in run.stdout.replace('09_gone.ipynb', '09_gone.html')
-    assert 'a file named 00_data.ipynb here' in (tmp_path/'_docs'/'data.html').read_text(encoding='utf-8') # only links are renamed
+    for line in '09_gone.html (no such file)', 'index.html#lost (no such anchor)', 'none.png (no such file)':
+        assert f'data.html: {line}' in run.stdout.replace('09_gone.ipynb', '09_gone.html')
+    # only links are renamed
+    assert 'a file named 00_data.ipynb here' in (tmp_path/'_docs'/'data.html').read_text(encoding='utf-8')
 
     (anchor,question,answer), = QUESTION.findall((tmp_path/'_docs'/'index.html').read_text(encoding='utf-8'))
     assert anchor=='question-why-is-a-b' and text_of(question)=='Why is a < b?'

@@ -1,8 +1,8 @@
 """Build the site into _docs/, then check every link, anchor and image in it: `python tools/build_site.py`
 
-nbdev processes the notebooks; Quarto renders them where it is on the PATH, and smalldocs, which reads the same _quarto.yml,
-where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links expect
-(`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
+nbdev processes the notebooks; Quarto renders them where it is on the PATH, and smalldocs, which reads the same
+_quarto.yml, where it is not. What the two do differently is made alike here: pages bear the names that nbdev's links
+expect (`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no page asks another host for anything.
 (`nbdev_docs` is not used, because it would also write README.md, and another one than tools/readme.py.)"""
 import html, json, re, shutil, subprocess, sys
 from pathlib import Path
@@ -13,7 +13,8 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
 from site_links import broken_links
-from smalldocs_site import formulas, hanging_lines, picture_sizes, rename_pages, search_index, unpack_pictures, view_source
+from smalldocs_site import (
+    formulas, hanging_lines, picture_sizes, rename_pages, search_index, unpack_pictures, view_source)
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC,DOCS = ROOT/'_proc',ROOT/'_docs'
@@ -44,21 +45,26 @@ def plain_code():
             cell['source'] = plain_comments(joined(cell['source']))
             for data in (output['data'] for output in cell['outputs'] if 'text/markdown' in output.get('data', {})):
                 markdown = joined(data['text/markdown'])
-                data['text/markdown'] = re.sub('^```.*?^```', lambda block: plain_comments(block[0]), markdown, flags=re.M|re.S)
+                block = re.compile('^```.*?^```', re.M|re.S)
+                data['text/markdown'] = block.sub(lambda code: plain_comments(code[0]), markdown)
         path.write_text(json.dumps(notebook), encoding='utf-8')
 
 # ---- what both renderers leave undone
 
 def finish_head(text, page):
     "Where the Markdown copy is, and what kind of thing a social card is about."
-    kind = '' if 'property="og:type"' in text else f'<meta property="og:type" content="{"website" if page.stem=="index" else "article"}">'
+    kind = f'<meta property="og:type" content="{"website" if page.stem=="index" else "article"}">'
+    if 'property="og:type"' in text: kind = ''
     return text.replace('</head>', f'{kind}<link rel="alternate" type="text/markdown" href="{page.name}.md"></head>', 1)
 
-LANDMARKS = {'class="navbar ': 'Site', 'class="quarto-secondary-nav"': 'This page', 'id="quarto-sidebar"': 'Lessons', 'id="TOC"': 'Sections', 'class="page-navigation"': 'Previous and next'}
+LANDMARKS = {
+    'class="navbar ': 'Site', 'class="quarto-secondary-nav"': 'This page', 'id="quarto-sidebar"': 'Lessons',
+    'id="TOC"': 'Sections', 'class="page-navigation"': 'Previous and next',
+}
 
 def finish_for_all(text):
-    """For readers who don't see the page or use no mouse: each nav has a name, and a table's empty corner is no heading. And a mark for
-    nbs/styles.css that tells an exported source from an answer."""
+    """For readers who don't see the page or use no mouse: each nav has a name, and a table's empty corner is no
+    heading. And a mark for nbs/styles.css that tells an exported source from an answer."""
     for mark,name in LANDMARKS.items():
         text = re.sub(rf'<nav (?![^>]*aria-label)(?=[^>]*{mark})', f'<nav aria-label="{name}" ', text)
     text = re.sub(r'(<summary)(>Exported source)', r'\1 class="exported"\2', text)
@@ -80,7 +86,8 @@ def drop_web_fonts(text):
     return re.sub(r"""@import\s*(url\(["']?https?:[^)]*\)|"https?:[^"]*"|'https?:[^']*')\s*;""", '', text)
 
 def finish_page(text, page, home):
-    "What both renderers leave undone on a page. nbdev links symbols by the site's full address; a relative one works anywhere."
+    """What both renderers leave undone on a page. nbdev links symbols by the site's full address; a relative one
+    works anywhere."""
     return finish_for_all(name_questions(finish_head(text.replace(f'href="{home}', 'href="'), page)))
 
 def build():

@@ -1,7 +1,9 @@
-"""The site for readers of Markdown, language models among them (llmstxt.org): `page.html.md` beside each `page.html`, and llms.txt.
+"""The site for readers of Markdown, language models among them (llmstxt.org): `page.html.md` beside each `page.html`,
+and llms.txt.
 
-smalldocs turns a notebook into Markdown. Its own `llms-txt` would also write the files, but with pictures instead of their descriptions,
-with HTML where an output has text, with links to pages instead of copies for symbols, and a list without descriptions or order."""
+smalldocs turns a notebook into Markdown. Its own `llms-txt` would also write the files, but with pictures instead of
+their descriptions, with HTML where an output has text, with links to pages instead of copies for symbols, and a list
+without descriptions or order."""
 import html, json, re
 from itertools import chain
 
@@ -60,15 +62,19 @@ class Copier:
         if source.startswith('<!--'): return [] # nbdev's warning not to edit the page
         if cell['cell_type']!='code': return [cell | dict(source=self.prose(source))]
         options,_ = cell_options(source)
-        heading = [dict(cell_type='markdown', metadata={}, source=f"*{options['code-summary']}:*")] if 'code-summary' in options else []
-        return [*heading, cell | dict(outputs=[self.shown(output, options.get('fig-alt')) for output in cell['outputs']])]
+        outputs = [self.shown(output, options.get('fig-alt')) for output in cell['outputs']]
+        shown = [cell | dict(outputs=outputs)]
+        if 'code-summary' in options:
+            shown.insert(0, dict(cell_type='markdown', metadata={}, source=f"*{options['code-summary']}:*"))
+        return shown
 
     def page(self, notebook):
         "The Markdown copy of a page."
         front,*cells = notebook['cells']
         about = front_matter(notebook)
         cells = [front, *chain.from_iterable(map(self.cells, cells))]
-        body,_ = markdown_of(json.dumps(notebook | dict(cells=cells)), {}, '', Prose(lambda href: href, {}), lambda text: text)
+        copy = json.dumps(notebook | dict(cells=cells))
+        body,_ = markdown_of(copy, {}, '', Prose(lambda href: href, {}), lambda text: text)
         return page_markdown(about['title'], f"> {about['description']}", body)
 
 def reading_order(config):
@@ -76,7 +82,7 @@ def reading_order(config):
     groups = {}
     for entry in yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']:
         if 'contents' in entry: groups[entry['section']] = [page['href'] for page in entry['contents']]
-        else: groups.setdefault('Pages', []).append(entry['href'])
+        else: groups.setdefault('Overview', []).append(entry['href'])
     return groups
 
 def markdown_copies(
@@ -93,7 +99,7 @@ def markdown_copies(
     groups['Other'] = [name for name in names if name not in sum(groups.values(), [])]
     llms = [f'# {title}', f'> {description}']
     for group,pages in groups.items():
-        fronts = {name: front_matter(notebooks[name]) for name in pages if name in names}
-        entries = [f"- [{front['title']}]({names[name]}.html.md): {front['description']}" for name,front in fronts.items()]
+        fronts = [(names[name], front_matter(notebooks[name])) for name in pages if name in names]
+        entries = [f"- [{front['title']}]({page}.html.md): {front['description']}" for page,front in fronts]
         if entries: llms += [f'## {group}', '\n'.join(entries)]
     return copies | {'llms.txt': '\n\n'.join(llms) + '\n'}

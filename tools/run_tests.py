@@ -1,7 +1,7 @@
 """Run the cells of all notebooks and the tests in tests/ at the same time: `python tools/run_tests.py [--flags slow]`
 
-Options go to nbdev_test. What a part prints comes when it has ended, and what failed comes last. Writes into .test-times how many
-seconds each part took."""
+Options go to nbdev_test. What a part prints comes when it has ended, and what failed comes last. Writes into .test-
+times how many seconds each part took."""
 import re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

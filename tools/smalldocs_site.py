@@ -1,5 +1,6 @@
-"""What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures in files of
-their own and of the size that the notebook shows them at, code in lines, a search that knows every word and every question."""
+"""What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures in
+files of their own and of the size at which the notebook shows them, code in lines, a search that knows every word and
+every question."""
 import base64, html, json, re
 
 from latex2mathml.converter import convert
@@ -9,7 +10,8 @@ def rename_pages(
     names, # {file name of a notebook: the name that its page is to have, without suffix}
 ):
     "Give the notebooks the names of their pages, and rewrite links to them: smalldocs does not read `output-file`."
-    starts = [r'\]\(', r'^\[[^]]+\]: ', r'href: '] # `[text](page.ipynb)`, `[name]: page.ipynb`, and in _quarto.yml `href: page.ipynb`
+    # `[text](page.ipynb)`, `[name]: page.ipynb`, and in _quarto.yml `href: page.ipynb`
+    starts = [r'\]\(', r'^\[[^]]+\]: ', r'href: ']
     link = re.compile(rf"({'|'.join(starts)})({'|'.join(map(re.escape, names))})(?=[)#\s,}}])", re.M)
     renamed = lambda text: link.sub(lambda m: f'{m[1]}{names[m[2]]}.ipynb', text)
     config = proc/'_quarto.yml'
@@ -18,19 +20,22 @@ def rename_pages(
         notebook = json.loads((proc/old).read_text(encoding='utf-8'))
         for cell in notebook['cells']:
             if cell['cell_type']=='markdown': cell['source'] = renamed(''.join(cell['source']))
-        notebook['cells'][0]['source'] = re.sub(r'^output-file:.*\n', '', ''.join(notebook['cells'][0]['source']), flags=re.M)
+        front = ''.join(notebook['cells'][0]['source'])
+        notebook['cells'][0]['source'] = re.sub(r'^output-file:.*\n', '', front, flags=re.M)
         (proc/old).unlink()
         (proc/f'{new}.ipynb').write_text(json.dumps(notebook), encoding='utf-8')
 
 def picture_sizes(proc):
-    "{a picture in base64: the size in pixels at which its notebook shows it}; a retina picture has twice as many of its own"
-    outputs = [output for path in proc.glob('*.ipynb') for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] for output in cell.get('outputs', [])]
-    sizes = [(output['data']['image/png'], output['metadata'].get('image/png', {})) for output in outputs if 'image/png' in output.get('data', {})]
+    "{a picture in base64: its size in pixels in the notebook}; a retina picture has twice as many of its own"
+    notebooks = [json.loads(path.read_text(encoding='utf-8')) for path in proc.glob('*.ipynb')]
+    outputs = [output for notebook in notebooks for cell in notebook['cells'] for output in cell.get('outputs', [])]
+    pictures = [output for output in outputs if 'image/png' in output.get('data', {})]
+    sizes = [(output['data']['image/png'], output['metadata'].get('image/png', {})) for output in pictures]
     return {''.join(png).strip(): size for png,size in sizes if size}
 
 def unpack_pictures(text, page, sizes):
-    """Pictures as files in figures/, instead of in the page, so that the text is there before they are; each with its size, which
-    smalldocs does not read: it would draw them as wide as the column lets it."""
+    """Pictures as files in figures/, instead of in the page, so that the text is there before they are; each with its
+    size, which smalldocs does not read: it would draw them as wide as the column lets it."""
     folder = page.parent/'figures'
     folder.mkdir(exist_ok=True)
     numbers = iter(range(1, 1000))
@@ -53,15 +58,16 @@ def formulas(text):
     return re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', '', text)
 
 def breakable(line):
-    "Where a long run without a space can be broken on a narrow page, rather than in the middle of a word: after `(` and `,`, before `.`"
+    "Let a narrow page break a long run without a space after `(` and `,` or before `.`, not in the middle of a word."
     plain = html.unescape(re.sub(r'<[^>]+>', '', line))
     if max(map(len, plain.split()), default=0) < 20: return line
     parts = re.split(r'(<[^>]+>)', line)
-    parts[::2] = [re.sub(r'[(,](?=[^\s)])|(?<=[\w)\]])(?=\.[a-z_])', r'\g<0><wbr>', part, flags=re.I) for part in parts[::2]]
+    gap = re.compile(r'[(,](?=[^\s)])|(?<=[\w)\]])(?=\.[a-z_])', re.I)
+    parts[::2] = [gap.sub(r'\g<0><wbr>', part) for part in parts[::2]]
     return ''.join(parts)
 
 def code_lines(match):
-    "Each line of code in a span, as Quarto has it, that knows how far it is indented: nbs/styles.css sets what is broken off further in."
+    "Put each line of code in a span, as Quarto does, with its indent: nbs/styles.css shifts what is broken off."
     lines,inside = [],[] # inside: tags of spans that go on in the next line
     for line in match[2].split('\n'):
         plain = html.unescape(re.sub(r'<[^>]+>', '', line))
@@ -72,13 +78,15 @@ def code_lines(match):
     return match[1] + '\n</span>'.join(lines) + '</span>' + match[3]
 
 def hanging_lines(text):
-    "Code in which the second half of a broken line does not look like a line of its own, which in Python would mean something else."
+    "Code in which the rest of a broken line doesn't look like a line of its own, which Python would read differently."
     return re.sub(r'(<pre class="sourceCode[^>]*><code[^>]*>)(.*?)(</code>)', code_lines, text, flags=re.S)
 
 def view_source(text, names):
     "The `View source` link of a page leads to the notebook by the name it has in nbs/."
     for old,new in names.items(): text = text.replace(f'/nbs/{new}.ipynb"', f'/nbs/{old}"')
     return text
+
+ANSWERED = re.compile(r'<details id="(question-[^"]+)"[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>', re.S)
 
 def plain(text):
     "Text without tags; those inside of a line leave no space behind."
@@ -87,8 +95,8 @@ def plain(text):
     return ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', text)).split())
 
 def search_index(docs):
-    """What the search field knows, from the finished pages: smalldocs leaves out whatever stands in code between a `<` and the next `>`,
-    and has no entries for questions."""
+    """What the search field knows, from the finished pages: smalldocs leaves out whatever stands in code between a `<`
+    and the next `>`, and has no entries for questions."""
     entries = json.loads((docs/'search.json').read_text(encoding='utf-8'))
     for path in docs.glob('*.html'):
         page = path.read_text(encoding='utf-8')
@@ -98,8 +106,7 @@ def search_index(docs):
         for entry in entries:
             if entry['href'] in texts: entry['text'] = plain(texts[entry['href']])
         title = next(entry['title'] for entry in entries if entry['href'].split('#')[0]==path.name)
-        questions = re.findall(r'<details id="(question-[^"]+)"[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>', main, re.S)
-        for anchor,question,answer in questions:
+        for anchor,question,answer in ANSWERED.findall(main):
             href = f'{path.name}#{anchor}'
             entries.append(dict(objectID=href, href=href, title=title, section=plain(question), text=plain(answer)))
     (docs/'search.json').write_text(json.dumps(entries, ensure_ascii=False), encoding='utf-8')
