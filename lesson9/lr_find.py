@@ -146,12 +146,10 @@ class LRFinder(Callback):
     def suggestions(self): # `Suggestions`: two learning rates
         "Suggest learning rates. ValueError after fewer than five batches, or if the loss never fell."
         losses = np.array(self.smoothed[:-1] if self.losses and self.exploded() else self.smoothed)
-        if len(losses)<5:
-            raise ValueError(f'a suggestion needs the losses of at least five batches, found {len(losses)}')
+        if len(losses)<5: raise ValueError(f'a suggestion needs at least five losses, found {len(losses)}')
         best = int(losses.argmin())
         if best==0: raise ValueError(f'the loss never fell: begin below {self.lrs[0]:.2g}')
-        # The rates rise by equal factors, so this is the slope over their logarithm.
-        steepest = int(np.gradient(losses[:best+1]).argmin())
+        steepest = int(np.gradient(losses[:best+1]).argmin()) # rates rise by equal factors: this is over their log
         return Suggestions(self.lrs[steepest], self.lrs[best]/10)
 
     def plot(self): # the axes
