@@ -16,8 +16,8 @@ __all__ = ['accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', '
            'ParamScheduler', 'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile',
            'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'Sampler', 'SaveBest', 'sched_cos', 'sched_exp',
            'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'Seed', 'SGD', 'show_image', 'show_images',
-           'signal_scales', 'stats', 'Suggestions', 'summary', 'Summary', 'SyncCounter', 'Table', 'TensorBoardLogger',
-           'TerminateOnNaN', 'to_device', 'TrainEvalCallback', 'weight_layers', 'xavier_std']
+           'signal_scales', 'stats', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger',
+           'TerminateOnNaN', 'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers', 'xavier_std']
 
 # %% ../nbs/index.ipynb #67ae9723
 from .data import *
@@ -58,5 +58,5 @@ _all_ = [ # what people use; the helpers of the modules stay in them
     'param_groups', 'ParamScheduler', 'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile',
     'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'Sampler', 'SaveBest', 'sched_cos', 'sched_exp',
     'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'Seed', 'SGD', 'show_image', 'show_images', 'signal_scales',
-    'stats', 'Suggestions', 'summary', 'Summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN',
-    'to_device', 'TrainEvalCallback', 'weight_layers', 'xavier_std']
+    'stats', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN', 'to_device',
+    'TrainEvalCallback', 'unchanged', 'weight_layers', 'xavier_std']

@@ -50,10 +50,9 @@ class Recorder(Callback):
             for name in self.params: _check_name(group, name)
 
     def after_batch(self):
-        run = self.run
-        if not run.in_train or run.loss is None: return
-        self.waiting.append(run.loss.detach())
-        for name,values in self.params.items(): values.append(tuple([g[name] for g in run.opt.param_groups]))
+        if not self.run.in_train or self.run.loss is None: return
+        self.waiting.append(self.run.loss.detach())
+        for name,values in self.params.items(): values.append(tuple([g[name] for g in self.run.opt.param_groups]))
 
     def after_epoch(self):
         if self.waiting: self.losses += torch.stack(self.waiting).tolist()
@@ -83,6 +82,8 @@ def _plot(values, label):
     return ax
 
 # %% ../nbs/05_anneal.ipynb #e0a9b489
+#| code-fold: true
+#| code-summary: "Schedule, and how it draws itself"
 class Schedule:
     "A function of the position that says how it was made, and draws itself in a notebook."
     def __init__(self,
@@ -212,9 +213,8 @@ class ParamScheduler(Callback):
             elif not hasattr(place, self.pname): raise ValueError(f'{type(place).__name__} has no {self.pname!r}')
 
     def begin_batch(self):
-        run = self.run
-        if not run.in_train: return
-        pos = run.n_epochs/run.epochs
+        if not self.run.in_train: return
+        pos = self.run.n_epochs/self.run.epochs
         for place,sched in zip(self.places(), self.scheds, strict=True):
             if isinstance(place, dict): place[self.pname] = sched(pos)
             else: setattr(place, self.pname, sched(pos))

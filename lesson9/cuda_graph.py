@@ -168,7 +168,7 @@ class CudaGraph(Callback):
         for group,lr in zip(self.opt.param_groups, self.lrs): lr.fill_(group['lr'])
         self.capture.replay()
         self.run.loss = self.static_loss.clone()
-        self.run('after_replay')
+        for listener in self.run.listeners['after_replay']: listener() # all of them: nothing is left to skip
         return True # the batch is done
 
     def after_fit(self):

@@ -162,7 +162,7 @@ class Table:
         columns=None, # column names; default: the keys of the dicts, or no head
         caption='',   # a title above the table
         formats=None, # how to format a column's numbers, such as `{'seconds': '.2f'}`; default: '.4f' for floats
-        width=0,      # least width of a column of text, so that rows printed one by one line up
+        width=0,      # least width of a column, in characters, so that rows printed one by one line up
     ):
         if columns is None: columns = dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row)
         self.columns,self.caption = list(columns),caption
@@ -171,14 +171,15 @@ class Table:
         if len({len(line) for line in [self.columns, *self.rows] if line})>1: raise ValueError('rows differ in length')
 
     def _text(self, i, value):
-        if not isinstance(value, Number): return str(value)
+        if not isinstance(value, Number): return str(value).replace('\n', ' ')
         column = self.columns[i] if self.columns else i
         return format(value, self.formats.get(column, '.4f' if isinstance(value, float) else ''))
 
     def _body(self): return [[self._text(i, value) for i,value in enumerate(row)] for row in self.rows]
 
     def _sides(self): # columns of numbers are aligned to the right
-        numeric = [all(isinstance(v, Number) or v=='' for v in column) for column in zip(*self.rows or [self.columns])]
+        numeric = [all(isinstance(v, Number) or str(v)=='' for v in column)
+                   for column in zip(*self.rows or [self.columns])]
         return ['right' if is_numeric else 'left' for is_numeric in numeric]
 
     def __repr__(self):

@@ -79,7 +79,7 @@ def atomic_write(
 
 # %% ../nbs/18_metrics.ipynb #741237a6
 class CSVLogger(Callback):
-    "Write a row for each epoch to a CSV file. An existing file is appended to."
+    "Write a row for each epoch to a CSV file. The rows of an existing file are kept."
     order = HistoryCallback.order + 15 # after callbacks that measure
     def __init__(self,
         path, # the file; its folder must exist

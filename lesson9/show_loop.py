@@ -23,7 +23,7 @@ _work = dict(begin_batch='next batch', after_pred='model', after_loss='loss_func
 
 class LoopTrace(Callback):
     "Note who is called, how long each call takes, and what it reads and writes. `Runner.show_loop` draws it."
-    order = TrainEvalCallback.order - 1000 # the first of all
+    order = TrainEvalCallback.order - 980 # the first of all
     def __init__(self,
         batches=1, # how many batches of a pass are noted
     ):

@@ -75,7 +75,7 @@ class TerminateOnNaN(Callback):
     "End the fit, with a warning, when the loss is infinite or NaN."
     order = Recorder.order - 1 # before the callbacks that keep the best epoch
     def __init__(self,
-        every=50, # look at the loss of every 50th training batch, and at the last loss of each epoch; at least 1
+        every=50, # how many training batches between two looks at the loss, at least 1; and one as each epoch ends
     ):
         check_int('every', every, 1)
         self.every = every
