@@ -134,7 +134,7 @@ def violations(tab, where, **options):
     return [v for v in found if v[0] in ('serious', 'critical')]
 
 def colour_violations(tab):
-    return violations(tab, '{include: [...samples]}', runOnly=COLOUR_RULES) if tab.evaluate('samples.size') else []
+    return violations(tab, '{include: [...samples]}', runOnly=COLOUR_RULES)
 
 @pytest.mark.parametrize('page', PAGES)
 def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, axe, known_looks, page):
@@ -154,12 +154,13 @@ def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, axe, known_looks,
     tab.evaluate(f'{axe}; undefined') # no value that would have to be sent back
     tab.evaluate(PLAIN_LINES)
     assert violations(tab, 'document', rules=OTHER_RULES) == []
-    tab.evaluate(ONLY_SAMPLES)
-    assert colour_violations(tab) == []
-    sideways(tab, 1440) # wide enough for the button
-    toggle(tab)
-    assert not is_dark(tab) and colour_violations(tab) == []
-    known_looks.update(looks) # now that they have passed
+    if tab.evaluate('samples.size'):
+        tab.evaluate(ONLY_SAMPLES)
+        assert colour_violations(tab) == []
+        sideways(tab, 1440) # wide enough for the button
+        toggle(tab)
+        assert not is_dark(tab) and colour_violations(tab) == []
+        known_looks.update(looks) # now that they have passed
     assert (tab.errors, tab.strangers) == ([], [])
 
 # Search

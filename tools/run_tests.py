@@ -10,7 +10,7 @@ from threading import Lock
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [('notebooks', ['nbdev_test', '--n_workers', '2', '--do_print'])]
 TESTS = [('site', ['make', '--no-print-directory', 'site', 'EXPORT=:']), # `make test` has exported the library
-         ('tests', [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests'])]
+         ('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', 'tests'])]
 FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
 
 times,failed,printing = {},[],Lock()
@@ -33,7 +33,7 @@ def main():
     start = time.monotonic()
     NOTEBOOKS[0][1].extend(sys.argv[1:])
     with ThreadPoolExecutor(2) as pool: list(pool.map(run, [NOTEBOOKS, TESTS]))
-    times['make test-all' if sys.argv[1:] else 'make test'] = time.monotonic()-start
+    times['make test-all' if '--flags' in sys.argv else 'make test'] = time.monotonic()-start
 
     lines = [f'{seconds:.0f} {name}' for name,seconds in times.items()]
     (ROOT/'.test-times').write_text('\n'.join(lines) + '\n')
