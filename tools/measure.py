@@ -1,4 +1,6 @@
-"""Print the limits that the project keeps, one a line: `python tools/measure.py`. Exits with 1 if one is exceeded, times excepted.
+"""Print the limits that the project keeps, one a line: `python tools/measure.py`.
+
+Exits with 1 if one is exceeded, times excepted.
 
 A module belongs to its notebook's part: the lesson (00 to 05, without 04b), the workshop (up to 29) or the proof."""
 import ast, re, sys
