@@ -50,7 +50,9 @@ class GradientAccumulation(Callback):
     after_fit = after_epoch
 
 # %% ../nbs/17_steps.ipynb #fa77168e
-def opt_params(opt): return [p for group in opt.param_groups for p in group['params']]
+def opt_params(opt):
+    "List all parameters of an optimiser."
+    return [p for group in opt.param_groups for p in group['params']]
 
 # %% ../nbs/17_steps.ipynb #70010046
 class GradientClip(Callback):
