@@ -4,11 +4,12 @@
     python bench/gpu.py --device cpu --rounds 1 --images 2000 --runs 1 --out /tmp/try.json      tries it without one
 
 Each way adds one thing to the ways before it. Both sides keep the epoch's loss and accuracy, start from the same
-weights and get the same batches. An epoch is timed between two synchronisations. The first of each fit, which compiles
-and captures, is left out. The two sides take turns, and which goes first alternates."""
-import argparse, json, time
+weights and get the same batches. They train in turns, an epoch each, and which goes first alternates. An epoch is timed
+between two synchronisations. The first, which compiles and captures, is left out."""
+import argparse, io, itertools, json, time
+from contextlib import redirect_stdout
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch, torch.nn.functional as F
 from torch import nn, optim
@@ -16,55 +17,63 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import loops
 from lesson9.anneal import ParamScheduler, combine_scheds, cos_1cycle_anneal
+from lesson9.augment import BatchTransform, RandomShift
 from lesson9.averages import AvgStatsCallback
 from lesson9.callbacks import Callback, DataBunch, Learner, Runner, TrainEvalCallback
+from lesson9.convnet import get_cnn, init_cnn
 from lesson9.cuda_graph import CudaGraph, CudaGraphCapture, GraphCapture
-from lesson9.data import get_data
-from lesson9.devices import DeviceCallback, DeviceLoader
+from lesson9.data import get_data, normalize
+from lesson9.devices import DeviceCallback, DeviceLoader, Prefetch
 from lesson9.gpu import Compile, MixedPrecision, amp_dtype, fast_math
 from lesson9.minibatch import DataLoader, Dataset, accuracy
+from lesson9.recipe import fit_one_cycle
 from run import machine
 
 ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ Compile', '+ CudaGraph'
-epochs = 4 # the first isn't counted
 warmup = 3 # ordinary steps before one is captured as a CUDA graph
 
 def sync(device):
     if device.type=='cuda': torch.cuda.synchronize()
 
-class EpochTimes(Callback):
-    "Time each epoch."
+class Turns(Callback):
+    "Time each epoch, in turns with an epoch of the same thing written by hand."
     order = TrainEvalCallback.order - 80 # before all others
-    def __init__(self): self.seconds = []
+    def __init__(self, by_hand): self.by_hand,self.found = by_hand,[] # of each epoch: seconds and MiB, by side
+
     def begin_epoch(self):
-        sync(next(self.model.parameters()).device)
-        self.start = time.perf_counter()
+        self.found.append({})
+        self.hand_first = self.epoch%2==0
+        if self.hand_first: self.found[-1]['hand'] = next(self.by_hand)
+        torch.manual_seed(self.epoch) # both sides get the same batches
+        self.watch = Watch(next(self.model.parameters()).device)
+
     def after_epoch(self):
-        sync(next(self.model.parameters()).device)
-        self.seconds.append(time.perf_counter()-self.start)
+        self.found[-1]['ours'] = self.watch.stop()
+        if not self.hand_first: self.found[-1]['hand'] = next(self.by_hand)
+
+class Watch:
+    "Measure seconds, and the MiB of the device's memory that were allocated at most beyond those at the start."
+    def __init__(self, device):
+        self.device = device
+        sync(device)
+        if device.type=='cuda':
+            self.before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        self.start = time.perf_counter()
+
+    def stop(self):
+        sync(self.device)
+        seconds = time.perf_counter()-self.start
+        return seconds,(torch.cuda.max_memory_allocated()-self.before)/2**20 if self.device.type=='cuda' else 0.
 
 def make(work, device):
     "Make the model on `device`, and its optimiser."
     model = work.model().to(device)
     return model,optim.SGD(model.parameters(), lr=work.lr, fused=True)
 
-def ours(work, device, way):
-    "Train with the Runner; return the seconds of the epochs, and the model."
-    level,(model,opt) = ways.index(way),make(work, device)
-    ds = Dataset(work.x, work.y)
-    dl = DeviceLoader(ds, work.bs, True, device) if level>=2 else DataLoader(ds, work.bs, True)
-    cbs = [EpochTimes(), AvgStatsCallback(accuracy, log=None), DeviceCallback(device)]
-    if level>=1: cbs.append(MixedPrecision())
-    if level>=3: cbs.append(Compile())
-    if level>=4: cbs.append(CudaGraph(warmup, CudaGraphCapture if device.type=='cuda' else GraphCapture))
-    run = Runner(cbs)
-    torch.manual_seed(1)
-    run.fit(epochs, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
-    return run.epoch_times.seconds[1:],model
-
-def by_hand(work, device, way):
-    "Train with the same thing written by hand; return the same."
-    level,(model,opt) = ways.index(way),make(work, device)
+def by_hand(work, device, way, model, opt):
+    "The training loop written by hand. Yields the seconds and MiB of each epoch."
+    level = ways.index(way)
     net,loss_func = (torch.compile(model),torch.compile(F.cross_entropy)) if level>=3 else (model,F.cross_entropy)
     x,y = (work.x.to(device),work.y.to(device)) if level>=2 else (work.x,work.y)
     loss_sum,acc_sum = torch.zeros((), device=device),torch.zeros((), device=device)
@@ -81,18 +90,15 @@ def by_hand(work, device, way):
         opt.zero_grad()
 
     graph,seen = None,0
-    seconds = []
-    torch.manual_seed(1)
-    for epoch in range(epochs):
-        sync(device)
-        start = time.perf_counter()
+    for epoch in itertools.count():
+        torch.manual_seed(epoch)
+        watch = Watch(device)
         for s in loss_sum,acc_sum: s.zero_()
         model.train()
         order = torch.randperm(len(x)).to(x.device)
         for i in range(0, len(order), work.bs):
             idx = order[i:i+work.bs]
             xb,yb = x[idx].to(device),y[idx].to(device)
-            if xb.dtype==torch.uint8: xb = xb.float().div_(255)
             seen += 1
             if level<4 or device.type!='cuda' or len(xb)<work.bs or seen<=warmup: step(xb, yb)
             elif graph is None:
@@ -104,23 +110,29 @@ def by_hand(work, device, way):
                 for old,new in zip(static, (xb, yb)): old.copy_(new)
                 graph.replay()
         for s in loss_sum,acc_sum: float(s) # as AvgStatsCallback reads them
-        sync(device)
-        seconds.append(time.perf_counter()-start)
-    return seconds[1:],model
+        yield watch.stop()
 
 def compare(work, device, way, rounds):
-    found = dict(hand=[], ours=[], weights_differ=[])
-    for i in range(rounds):
-        sides = {}
-        for f in (by_hand, ours) if i%2 else (ours, by_hand):
-            torch.compiler.reset()
-            sides[f] = f(work, device, way)
-        found['hand'].append(median(sides[by_hand][0]))
-        found['ours'].append(median(sides[ours][0]))
-        a,b = (torch.cat([p.detach().flatten() for p in sides[f][1].parameters()]) for f in (by_hand, ours))
-        found['weights_differ'].append(float((a-b).abs().max()))
-    found['ratio'] = [o/h for o,h in zip(found['ours'], found['hand'])]
-    return found
+    "Train with the Runner and by hand, an epoch each in turns. Return what each epoch took but the first."
+    torch.compiler.reset()
+    level,(model,opt) = ways.index(way),make(work, device)
+    ds = Dataset(work.x, work.y)
+    dl = DeviceLoader(ds, work.bs, True, device) if level>=2 else DataLoader(ds, work.bs, True)
+    hand_model,hand_opt = make(work, device)
+    turns = Turns(by_hand(work, device, way, hand_model, hand_opt))
+    cbs = [turns, AvgStatsCallback(accuracy, log=None), DeviceCallback(device)]
+    if level>=1: cbs.append(MixedPrecision())
+    if level>=3: cbs.append(Compile())
+    if level>=4: cbs.append(CudaGraph(warmup, CudaGraphCapture if device.type=='cuda' else GraphCapture))
+    Runner(cbs).fit(rounds+1, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
+
+    counted = turns.found[1:]
+    out = {side: [epoch[side][0] for epoch in counted] for side in ('hand', 'ours')}
+    out['ratio'] = [ours/hand for ours,hand in zip(out['ours'], out['hand'])]
+    out['mib'] = {side: max(epoch[side][1] for epoch in counted) for side in ('hand', 'ours')}
+    a,b = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (hand_model, model))
+    out['weights_differ'],out['weights_size'] = float((a-b).abs().max()),float(a.abs().max())
+    return out
 
 def floor(work, device):
     "Compute the least seconds of an epoch from its operations and bytes, and from what this device can do."
@@ -186,12 +198,48 @@ def time_to(device, target, runs, n):
         if run_number: found.append(dict(seconds=run.until.seconds, best=run.until.best, epochs=run.epoch+1))
     return found
 
+def best_recipe(device, seed, n, epochs):
+    "Train by the recipe of the page about 99.4 %. Return the seconds and the last validation accuracy."
+    x,y,xv,yv = get_data()
+    mean,std = x.mean(),x.std()
+    (x,y),xv = (normalize(x[:n], mean, std),y[:n]),normalize(xv, mean, std)
+    train,valid = DeviceLoader(Dataset(x, y), 128, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
+    torch.manual_seed(seed)
+    model = init_cnn(get_cnn((16,32,64,64), bn=True))
+    opt = optim.SGD(model.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    learn = Learner(model, opt, nn.CrossEntropyLoss(label_smoothing=0.1), DataBunch(train, valid))
+    cbs = [DeviceCallback(device), MixedPrecision(), BatchTransform(RandomShift(2))]
+    start = time.perf_counter()
+    with redirect_stdout(io.StringIO()): run = fit_one_cycle(learn, epochs, 0.2, accuracy, cbs)
+    return dict(seconds=time.perf_counter()-start, accuracy=run.progress.history[-1]['valid_accuracy'])
+
+def loaders(work, device, rounds):
+    "Time an epoch with each way to bring batches to the device, in turns. Return the seconds by way."
+    ds,tensors = Dataset(work.x, work.y),torch.utils.data.TensorDataset(work.x, work.y)
+    pinned = torch.utils.data.DataLoader(tensors, work.bs, pin_memory=device.type=='cuda')
+    bytes_ds = Dataset((work.x*255).round().byte(), work.y)
+    ways = {'DeviceCallback': DataLoader(ds, work.bs), 'Prefetch': Prefetch(DataLoader(ds, work.bs), device),
+            "PyTorch's loader, pinned": pinned, 'Prefetch of that': Prefetch(pinned, device),
+            'DeviceLoader': DeviceLoader(ds, work.bs, device=device),
+            'DeviceLoader, bytes': DeviceLoader(bytes_ds, work.bs, device=device)}
+    model,opt = make(work, device)
+    found = {name: [] for name in ways}
+    for i in range(rounds+1): # the first isn't counted
+        for name in list(ways)[::-1 if i%2 else 1]:
+            run = Runner([DeviceCallback(device), AvgStatsCallback(accuracy, log=None)])
+            watch = Watch(device)
+            run.fit(1, Learner(model, opt, F.cross_entropy, DataBunch(ways[name])))
+            if i: found[name].append(watch.stop()[0])
+    return found
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--images', type=int, default=50_000)
     parser.add_argument('--runs', type=int, default=10)
+    parser.add_argument('--best-runs', type=int, default=10)
+    parser.add_argument('--best-epochs', type=int, default=16)
     parser.add_argument('--workloads', nargs='+', default=['mlp784-bs64', 'mlp784-bs512', 'convnet-bs512'])
     parser.add_argument('--ways', nargs='+', default=ways)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
@@ -203,23 +251,44 @@ def main():
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else 'none: a try on the processor'
     where = machine() | dict(gpu=name, cuda=torch.version.cuda)
     out = dict(machine=where, rounds=args.rounds, images=args.images, workloads={}, floor={})
+    def save():
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(out, indent=1)+'\n')
+
     for workload in args.workloads:
         work = loops.get_work(workload, args.images)
         out['floor'][workload] = floor(work, device)
         print(f"{workload}: floor from operations and bytes {out['floor'][workload]['seconds']*1e3:.2f} ms an epoch")
         out['workloads'][workload] = {}
         for way in args.ways:
+            start = time.perf_counter()
             r = out['workloads'][workload][way] = compare(work, device, way, args.rounds)
+            r['all_seconds'] = time.perf_counter()-start
             hand,runner = (median(r[side])*1e3 for side in ('hand', 'ours'))
             print(f"  {way:18} by hand {hand:8.1f} ms an epoch, Runner {runner:8.1f} ms, "
                   f"ratio {median(r['ratio']):.3f} ({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), "
-                  f"weights differ by {max(r['weights_differ']):.1e}", flush=True)
+                  f"weights differ by {r['weights_differ']:.1e}; {r['all_seconds']:.0f} s", flush=True)
+            save()
+
     out['to_99'] = time_to(device, 0.99, args.runs, args.images) if args.runs else []
+    save()
     times = [r['seconds'] for r in out['to_99'] if r['seconds']]
     reached = f'99 % validation accuracy in {len(times)} of {args.runs} runs'
-    if times: print(f'{reached}: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}')
+    if times: print(f'{reached}: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}', flush=True)
     else: print('99 % validation accuracy was not reached:', [r['best'] for r in out['to_99']])
-    args.out.write_text(json.dumps(out, indent=1)+'\n')
+
+    out['loaders'] = loaders(work, device, args.rounds)
+    save()
+    for name,times in out['loaders'].items(): print(f'{work.name}, {name}: {median(times)*1e3:.1f} ms an epoch')
+
+    out['best_recipe'] = []
+    for i in range(args.best_runs):
+        out['best_recipe'].append(best_recipe(device, 100+i, args.images, args.best_epochs))
+        save()
+    if args.best_runs:
+        accs,times = ([r[key] for r in out['best_recipe']] for key in ('accuracy', 'seconds'))
+        print(f'the best recipe, {args.best_epochs} epochs, {args.best_runs} runs: validation {mean(accs):.3%} '
+              f'({min(accs):.2%} to {max(accs):.2%}), median {median(times):.1f} s a run')
     print(f'written: {args.out}')
 
 if __name__=='__main__': main()

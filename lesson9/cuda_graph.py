@@ -130,6 +130,7 @@ class CudaGraph(Callback):
         self.baked_in,self.numbers = _baked_in(self.opt),_get(self.opt, ['lr', 'capturable'])
         device = list_tensors(batch)[0].device
         self.lrs = [torch.tensor(float(group['lr']), device=device) for group in self.opt.param_groups]
+        self.rates = None # what the tensors hold
         for group,lr in zip(self.opt.param_groups, self.lrs):
             group['lr'] = lr
             if 'capturable' in group: group['capturable'] = True
@@ -165,11 +166,16 @@ class CudaGraph(Callback):
         if now!=self.baked_in:
             raise ValueError(f'only lr may change after the capture: captured with {self.baked_in}, found {now}')
         for old,new in zip(list_tensors(self.inputs), list_tensors(batch)): old.copy_(new, non_blocking=True)
-        for group,lr in zip(self.opt.param_groups, self.lrs): lr.fill_(group['lr'])
+        self._set_rates([group['lr'] for group in self.opt.param_groups])
         self.capture.replay()
         self.run.loss = self.static_loss.clone()
         for listener in self.run.listeners['after_replay']: listener() # all of them: nothing is left to skip
         return True # the batch is done
+
+    def _set_rates(self, rates):
+        if not any(map(torch.is_tensor, rates)) and rates==self.rates: return
+        for lr,rate in zip(self.lrs, rates): lr.fill_(rate)
+        self.rates = rates
 
     def after_fit(self):
         "Restore the optimiser's settings, and keep nothing."

@@ -102,13 +102,14 @@ class DeviceLoader:
         self.device = torch.device(device or default_device())
         self.ds = Dataset(*to_device((ds.x, ds.y), self.device))
         self.sampler = Sampler(len(ds), bs, shuffle)
+        self.white = torch.tensor(255., device=self.device) # CUDA would multiply by 1/255, rounded, instead of a number
 
     def __len__(self): return len(self.sampler) # batches, not samples
     def __iter__(self):
         order = to_device(pin_memory(self.sampler.order()), self.device)
         for i in range(0, len(order), self.sampler.bs):
             xb,yb = self.ds[order[i:i+self.sampler.bs]]
-            if xb.dtype==torch.uint8: xb = xb.float().div_(255)
+            if xb.dtype==torch.uint8: xb = xb.float().div_(self.white)
             yield xb,yb
 
     @property

@@ -1,0 +1,159 @@
+"""Run the cells of notebooks where there is no Jupyter, those marked `#| cuda` included.
+
+    python bench/cells.py OUT [nbs/11_gpu.ipynb ...]             writes OUT/cells.json; default: all notebooks but
+                                                                 the one about Jupyter
+    python bench/cells.py OUT --device cpu nbs/11_gpu.ipynb      tries it without a GPU: the processor stands in for it
+    python bench/cells.py OUT --save                             puts the outputs of the `cuda` cells into the notebooks
+
+Each notebook has a process of its own, and goes on after a cell that fails. IPython and nbdev needn't be there: what
+the cells use of them is replaced."""
+import argparse, ast, contextlib, io, json, linecache, os, re, subprocess, sys, time, traceback, types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAG = re.compile(r'^\s*#\s*\|\s*(\w+)\s*$', re.MULTILINE)
+
+class Shown:
+    "Stands in for IPython's Markdown and HTML."
+    def __init__(self, data): self.data = data
+
+class Captured(contextlib.redirect_stdout):
+    "Stands in for IPython's `capture_output`."
+    def __init__(self, *args, **kwargs):
+        self.text,self.outputs = io.StringIO(),[]
+        super().__init__(self.text)
+
+    def __enter__(self):
+        super().__enter__()
+        return self
+
+    @property
+    def stdout(self): return self.text.getvalue()
+
+def stand_ins():
+    "Put modules into `sys.modules` that have what the cells use of IPython and nbdev."
+    def nothing(*args, **kwargs): pass
+    modules = {'IPython.display': dict(Markdown=Shown, HTML=Shown, display=print, clear_output=nothing),
+               'IPython.utils.capture': dict(capture_output=Captured),
+               'IPython': dict(version_info=(9, 0), get_ipython=nothing), # matplotlib asks for them
+               'nbdev.showdoc': dict(show_doc=nothing), 'nbdev': dict(nbdev_export=nothing)}
+    for name,has in modules.items():
+        for parent in (name.rsplit('.', i)[0] for i in range(name.count('.'), -1, -1)):
+            sys.modules.setdefault(parent, types.ModuleType(parent))
+        vars(sys.modules[name]).update(has)
+
+def as_if_on_gpu(source):
+    "Have a cell for a GPU use the processor."
+    for gpu,cpu in (("'cuda'", "'cpu'"), ('.cuda()', '.cpu()'), ('CudaGraph()', 'CudaGraph(capture=GraphCapture)'),
+                    ('Compile()', "Compile(backend='eager')")): source = source.replace(gpu, cpu)
+    return source
+
+def cuda_stand_ins():
+    "Functions of `torch.cuda` that do nothing, for a try without a GPU."
+    import torch
+    nothing = {name: lambda *args: 0 for name in ('synchronize', 'memory_allocated', 'set_sync_debug_mode',
+                                                  'get_device_name', 'reset_peak_memory_stats', 'max_memory_allocated')}
+    return mock.patch.multiple(torch.cuda, **nothing)
+
+def run_cell(source, names):
+    "Execute a cell; return its outputs as a notebook stores them."
+    lines = ['' if line.startswith('%') else line for line in (source+'\n').splitlines(keepends=True)]
+    tree,value = ast.parse(''.join(lines)),None
+    cell = f'<cell {len(linecache.cache)}>'
+    linecache.cache[cell] = len(source),None,lines,cell # for inspect.getsource
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, cell, 'exec'), names)
+        if last and not source.rstrip().endswith(';'):
+            value = eval(compile(ast.Expression(last.value), cell, 'eval'), names)
+        elif last: exec(compile(ast.Module([last], []), cell, 'exec'), names)
+
+    text,outputs = printed.getvalue(),[]
+    if text: outputs.append(dict(output_type='stream', name='stdout', text=text))
+    if value is not None:
+        data = {'text/plain': repr(value)}
+        if hasattr(value, '_repr_html_'): data['text/html'] = value._repr_html_()
+        outputs.append(dict(output_type='execute_result', execution_count=None, metadata={}, data=data))
+    return outputs
+
+def run_notebook(path, device):
+    "Run a notebook's cells in this process; return what they put out, and what failed."
+    import matplotlib
+    matplotlib.use('agg')
+    stand_ins()
+    main = sys.modules['__main__'] = types.ModuleType('__main__') # pickle and torch.compile look there
+    names = vars(main)
+    names['display'] = print
+    found = dict(outputs={}, failed={}, seconds={})
+    os.chdir(path.parent)
+    for cell in json.loads(path.read_text())['cells']:
+        source = ''.join(cell['source'])
+        flags = set(FLAG.findall(source))
+        if cell['cell_type']!='code' or flags & {'slow', 'notest'}: continue
+        start = time.perf_counter()
+        on_gpu = 'cuda' in flags
+        try:
+            with cuda_stand_ins() if on_gpu and device=='cpu' else contextlib.nullcontext():
+                outputs = run_cell(as_if_on_gpu(source) if on_gpu and device=='cpu' else source, names)
+            if on_gpu: found['outputs'][cell['id']] = outputs
+        except BaseException:
+            found['failed'][cell['id']] = traceback.format_exc(limit=-6) + '\nin the cell\n' + source[:400]
+        found['seconds'][cell['id']] = time.perf_counter()-start
+    return found
+
+def run_alone(path, device, limit):
+    "Run a notebook in a process of its own."
+    path_there = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    env = os.environ | {'IN_TEST': '1', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path_there}
+    command = [sys.executable, __file__, '-', '--one', path, '--device', device]
+    try: done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired: return dict(outputs={}, failed={'all': f'not done in {limit} s'}, seconds={})
+    try: return json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError): return dict(outputs={}, failed={'all': done.stderr[-3000:]}, seconds={})
+
+def save(found):
+    "Put outputs into the notebooks they come from."
+    for name,result in found.items():
+        path = ROOT/'nbs'/name
+        nb = json.loads(path.read_text())
+        for cell in nb['cells']:
+            outputs = result['outputs'].get(cell['id'])
+            if outputs is None: continue
+            for output in outputs: # lines, as Jupyter stores them
+                if 'text' in output: output['text'] = output['text'].splitlines(keepends=True)
+                for kind,text in output.get('data', {}).items(): output['data'][kind] = text.splitlines(keepends=True)
+            cell['outputs'] = outputs
+        path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)+'\n')
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('out', type=Path)
+    parser.add_argument('notebooks', type=Path, nargs='*')
+    parser.add_argument('--device', default='cuda', choices=['cuda', 'cpu'])
+    parser.add_argument('--workers', type=int, default=os.cpu_count())
+    parser.add_argument('--limit', type=float, default=300, help='seconds for a notebook')
+    parser.add_argument('--one', type=Path, help=argparse.SUPPRESS)
+    parser.add_argument('--save', action='store_true')
+    args = parser.parse_intermixed_args()
+    if args.one:
+        with contextlib.redirect_stdout(sys.stderr): found = run_notebook(args.one.resolve(), args.device)
+        print(json.dumps(found))
+        return
+    if args.save: return save(json.loads((args.out/'cells.json').read_text()))
+
+    paths = args.notebooks or [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if 'jupyter' not in p.name]
+    with ThreadPoolExecutor(args.workers) as pool:
+        results = pool.map(lambda path: run_alone(path, args.device, args.limit), paths)
+        found = {path.name: result for path,result in zip(paths, results)}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out/'cells.json').write_text(json.dumps(found, indent=1))
+    for name,r in found.items():
+        cells,on_device,seconds = len(r['seconds']),len(r['outputs']),sum(r['seconds'].values())
+        print(f'{name}: {cells} cells, {on_device} on {args.device}, {seconds:.0f} s')
+        for cell,trace in r['failed'].items(): print(f'  FAILED {cell}\n{trace}')
+    sys.exit(any(r['failed'] for r in found.values()))
+
+if __name__=='__main__': main()

@@ -1,0 +1,117 @@
+"""Each callback of the library, trained with on this machine's accelerator; where there is none, on the processor, as a
+try. No callback makes the batches wait for the device but those that say so, and each gives the weights that it gives
+on the processor."""
+import contextlib, io, warnings
+
+import pytest, torch, torch.nn.functional as F
+from torch import nn, optim
+
+from lesson9.all import *
+from test_pairs import all_callbacks, small_model
+
+DEVICE = default_device()
+ON_GPU = DEVICE.type=='cuda'
+DATA = Dataset(torch.randn(160, 16, generator=torch.Generator().manual_seed(0)), torch.arange(160)%10)
+# These look at the loss now and then.
+WAITS = {'TerminateOnNaN', 'LRFinder'}
+
+def names(folder): return [type(cb).__name__ for cb in sum(all_callbacks(folder), [])]
+
+class CountWaits(Callback):
+    "Count the synchronisations between the batches of all epochs but the first, which may compile and capture."
+    order = TrainEvalCallback.order - 1 # inside of what all others do in an epoch
+    n,stack = 0,None
+    def begin_epoch(self):
+        if self.epoch==0: return
+        self.stack = contextlib.ExitStack()
+        if ON_GPU:
+            self.warned = self.stack.enter_context(warnings.catch_warnings(record=True))
+            warnings.simplefilter('always')
+            torch.cuda.set_sync_debug_mode('warn')
+        else: self.counter = self.stack.enter_context(SyncCounter())
+
+    def begin_validate(self): self.stop()
+    def after_epoch(self): self.stop()
+    def after_fit(self): self.stop()
+    def stop(self):
+        if not self.stack: return
+        if ON_GPU: torch.cuda.set_sync_debug_mode('default')
+        found = [w for w in self.warned if 'synchroniz' in str(w.message)] if ON_GPU else self.counter.calls
+        self.n += len(found)
+        self.stack.close()
+        self.stack = None
+
+def train(name, device, folder):
+    "Train with a callback of this name. Return the weights, the Runner, and how often the device was waited for."
+    cbs = [cb for cb in sum(all_callbacks(folder), []) if type(cb).__name__==name]
+    if name=='DeviceCallback': cbs = []
+    if name=='CudaGraph' and device.type=='cuda': cbs = [CudaGraph(warmup=1)]
+    if name=='Compile' and device.type=='cuda': cbs = [Compile()]
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = small_model()
+    data  = DataBunch(DeviceLoader(DATA, 20, True, device), DeviceLoader(DATA, 40, device=device), c=10)
+    learn = Learner(model, optim.SGD(model.parameters(), lr=0.3, momentum=0.9), F.cross_entropy, data)
+    counter = CountWaits()
+    run = Runner([DeviceCallback(device), AvgStatsCallback(log=None), counter, *cbs])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed): run.fit(3, learn)
+    return torch.cat([p.detach().cpu().flatten() for p in model.parameters()]),run,counter.n
+
+@pytest.fixture(params=range(20))
+def name(request, tmp_path):
+    found = names(tmp_path)
+    assert len(found)==20
+    return found[request.param]
+
+def test_callback(name, tmp_path):
+    weights,run,waits = train(name, DEVICE, tmp_path)
+    assert run.n_iter>0 and weights.isfinite().all()
+    assert (waits>0)==(name in WAITS), name
+    expected,*_ = train(name, torch.device('cpu'), tmp_path)
+    # shifts are drawn by the device's own generator; half precision rounds differently there
+    loose = {'BatchTransform': None, 'MixedPrecision': 0.05}.get(name, 1e-4)
+    if loose: assert (weights-expected).abs().max()<loose
+
+def test_float16_is_scaled():
+    "GradScaler's scale grows and shrinks on the device, and the learner gets its own optimiser back."
+    torch.manual_seed(0)
+    model = small_model().to(DEVICE)
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    learn = Learner(model, opt, F.cross_entropy, DataBunch(DeviceLoader(DATA, 20, device=DEVICE), c=10))
+    run = Runner([MixedPrecision(torch.float16), AvgStatsCallback(accuracy, log=None)])
+    run.fit(10, learn)
+    losses = [row['train_loss'] for row in run.avg_stats.history]
+    assert losses[-1]<losses[0] and learn.opt is opt
+    assert all(p.isfinite().all() for p in model.parameters())
+
+def test_lr_find_changes_nothing():
+    "Weights, momentum, and the generators of processor and device are as they were, bit for bit."
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 10)).to(DEVICE)
+    opt = optim.AdamW(model.parameters(), lr=0.01)
+    learn = Learner(model, opt, F.cross_entropy, DataBunch(DeviceLoader(DATA, 20, True, DEVICE), c=10))
+    run = Runner([DeviceCallback(DEVICE), Recorder()])
+    run.fit(1, learn)
+    def state():
+        numbers = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if ON_GPU else [])]
+        kept = [t for parameter in opt.state_dict()['state'].values() for t in parameter.values()]
+        return [t.clone().cpu() for t in [*model.state_dict().values(), *kept, *numbers]]
+    before = state()
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        found = lr_find(learn, n=30)
+    assert len(found.losses)>3
+    assert all(torch.equal(a, b) for a,b in zip(before, state(), strict=True))
+
+def test_the_same_seed_gives_the_same_weights():
+    "Twice with `Seed`, bit for bit, dropout and shifts included."
+    def fit(before):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 10))
+        learn = Learner(model, optim.SGD(model.parameters(), lr=0.3, momentum=0.9), F.cross_entropy,
+                        DataBunch(DeviceLoader(DATA, 20, True, DEVICE), c=10))
+        torch.manual_seed(before) # `Seed` doesn't depend on what was drawn before
+        Runner([DeviceCallback(DEVICE), Seed(3), BatchTransform(RandomShift(2, (4,4)))]).fit(2, learn)
+        return torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
+    assert torch.equal(fit(1), fit(2))
