@@ -21,7 +21,7 @@ class Metrics(HistoryCallback):
     "Measure with objects that have `update(pred, target)`, `compute()` and `reset()`, as in torchmetrics or torcheval."
     def __init__(self,
         *metrics, # each is named after its class, in snake case
-        **named,  # or as you say
+        **named,  # or as you name it: `name=metric`
     ):
         self.metrics = {camel2snake(type(m).__name__): m for m in metrics} | named
         if len(self.metrics)<len(metrics)+len(named) or not self.metrics:

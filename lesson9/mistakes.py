@@ -19,7 +19,7 @@ def plot_confusion(
     targs,      # right classes, shape (n,)
     names=None, # the classes' names; default: 0, 1, 2 ...
 ): # the axes
-    "Draw how often each class is taken for each other. ValueError if the shapes don't match."
+    "Draw how often one class is taken for another. ValueError if the shapes don't match."
     import matplotlib.pyplot as plt
     right = accuracy(preds, targs) # checks the shapes
     c = preds.shape[-1]

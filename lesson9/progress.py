@@ -137,6 +137,7 @@ class ProgressCallback(AvgStatsCallback):
         self.next_show = math.inf if no_more else perf_counter()+self.interval
 
     def _make_bar(self):
+        # tqdm shows each update, since we call it only when it's time; nothing before the first; the mean speed
         run,part = self.run,'' if self.in_train else ', validating'
         bar = _Bar(total=run.iters, desc=f'epoch {run.epoch+1} of {run.epochs}{part}', leave=False, mininterval=0,
                    miniters=1, delay=1e-9, smoothing=0, **self.screen.bar)
