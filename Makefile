@@ -97,10 +97,12 @@ bench: $(READY) .venv-bench/.ready
 	$(BIN)/python tools/lessons.py $(SPEED)
 	$(BIN)/nbdev_clean
 
-# First the times, then the notebooks that show them and have cells for a GPU.
+# All that needs a GPU, then the notebook that shows the times. Without nbdev: bash bench/on_gpu.sh OUT
 bench-gpu: $(READY)
-	$(BIN)/python bench/gpu.py
-	$(BIN)/python tools/lessons.py $$(grep -lE '^ *"#\| *cuda' nbs/*.ipynb | grep -v _speed) $(SPEED)
+	bash bench/on_gpu.sh bench/results/gpu
+	mv bench/results/gpu/gpu.json bench/results/gpu.json
+	$(BIN)/python bench/cells.py bench/results/gpu --save
+	$(BIN)/python tools/lessons.py $(SPEED)
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 

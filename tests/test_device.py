@@ -12,8 +12,8 @@ from test_pairs import all_callbacks, small_model
 DEVICE = default_device()
 ON_GPU = DEVICE.type=='cuda'
 DATA = Dataset(torch.randn(160, 16, generator=torch.Generator().manual_seed(0)), torch.arange(160)%10)
-# These look at the loss now and then.
-WAITS = {'TerminateOnNaN', 'LRFinder'}
+# These look at the loss now and then, and torcheval's F1 at each batch on CUDA.
+WAITS = {'TerminateOnNaN', 'LRFinder'} | ({'Metrics'} if ON_GPU else set())
 
 def names(folder): return [type(cb).__name__ for cb in sum(all_callbacks(folder), [])]
 
@@ -57,6 +57,11 @@ def train(name, device, folder):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed): run.fit(3, learn)
     return torch.cat([p.detach().cpu().flatten() for p in model.parameters()]),run,counter.n
+
+@pytest.fixture(scope='module', autouse=True)
+def warm_up(tmp_path_factory):
+    "Train once before: the first fit on a device loads kernels and allocates pinned memory."
+    train('Recorder', DEVICE, tmp_path_factory.mktemp('warm_up'))
 
 @pytest.fixture(params=range(20))
 def name(request, tmp_path):
