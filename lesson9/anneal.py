@@ -15,7 +15,7 @@ import torch
 from .callbacks import *
 
 # %% ../nbs/05_anneal.ipynb #03429347
-def get_model_func(lr=0.5):
+def get_model_func(lr=0.5): # learning rate of its SGD
     "Make a model function: `get_model` with learning rate `lr`."
     return partial(get_model, lr=lr)
 
@@ -59,8 +59,7 @@ class Recorder(Callback):
         self.waiting = []
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
-    @property
-    def lrs(self): return [values[-1] for values in self.params['lr']] # of the last parameter group
+    lrs = property(lambda self: [values[-1] for values in self.params['lr']]) # of the last parameter group
 
     def plot_param(self, pname, pgid=-1):
         "Draw hyperparameter `pname` of parameter group `pgid` (default: the last); return the axes."
@@ -153,7 +152,7 @@ def sched_exp(start, end, pos):
 # %% ../nbs/05_anneal.ipynb #6cd303af
 @annealer
 def sched_poly(start, end, power, pos):
-    "From `start` to `end` as `pos**power`: above 1 it starts slowly, below 1 quickly."
+    "From `start` to `end` as `pos**power`, slowly at first above 1. ValueError unless it's above 0."
     if power<=0: raise ValueError(f'sched_poly needs a power above 0, found {power}')
     return start + pos**power*(end-start)
 
@@ -162,21 +161,20 @@ def combine_scheds(
     pcts,   # each phase's share of the training: none negative, with sum 1 (within 1e-6)
     scheds, # each phase's schedule
 ): # one `Schedule`
-    "Run schedules one after the other. Positions outside 0 to 1 count as 0 or 1."
+    "Run schedules one after the other (before 0 as at 0). ValueError for shares that don't fit."
     if len(pcts)!=len(scheds) or not pcts:
         raise ValueError(f'expected one share for each schedule, found {len(pcts)} shares and {len(scheds)} schedules')
     if not all(pct>=0 for pct in pcts): raise ValueError(f'shares must be numbers, none of them negative, found {pcts}')
     if not abs(sum(pcts)-1)<=1e-6: raise ValueError(f'shares must sum to 1, found {pcts} with sum {sum(pcts)}')
 
     pcts,scheds = zip(*[(pct, sched) for pct,sched in zip(pcts, scheds) if pct>0])
-    ends = [sum(pcts[:i+1])/sum(pcts) for i in range(len(pcts))] # the last is exactly 1
-    starts = [0., *ends]
+    edges = [sum(pcts[:i])/sum(pcts) for i in range(len(pcts)+1)] # from 0 to exactly 1
 
     def combined(pos):
         if pos>=1: return scheds[-1](1.)
         pos = max(pos, 0.)
-        i = sum(end<=pos for end in ends) # how many phases are over
-        return scheds[i]((pos-starts[i])/(ends[i]-starts[i]))
+        i = sum(edge<=pos for edge in edges[1:]) # how many phases are over
+        return scheds[i]((pos-edges[i])/(edges[i+1]-edges[i]))
     return Schedule(combined, f'combine_scheds({list(pcts)}, {list(scheds)})')
 
 # %% ../nbs/05_anneal.ipynb #65588b32

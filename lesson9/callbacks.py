@@ -37,17 +37,21 @@ class DataBunch(ShowsTable):
         self.train_dl,self.valid_dl = train_dl,valid_dl
         self.c = c
 
-    train_ds = property(lambda self: _dataset(self.train_dl))
-    valid_ds = property(lambda self: _dataset(self.valid_dl))
+    train_ds = property(lambda self: _dataset('train_dl', self.train_dl))
+    valid_ds = property(lambda self: _dataset('valid_dl', self.valid_dl))
 
-    def _rows(self): return [('train', _size(self.train_dl)), ('valid', _size(self.valid_dl)), ('outputs', str(self.c))]
+    def _rows(self): return [('train', _size(self, 'train')), ('valid', _size(self, 'valid')), ('outputs', str(self.c))]
 
-def _dataset(dl): return getattr(dl, 'ds', getattr(dl, 'dataset', None)) # ours calls it `ds`, PyTorch's `dataset`
+def _dataset(name, dl): # None only if there's no loader
+    for k in ('ds', 'dataset'): # ours, PyTorch's
+        if hasattr(dl, k): return getattr(dl, k)
+    if dl is not None: raise AttributeError(f'{name}, a {type(dl).__name__}, has no dataset: neither ds nor dataset')
 
-def _size(dl): # in words; doesn't read from the loader
+def _size(data, part): # in words; doesn't read from the loader
+    dl,ds = getattr(data, f'{part}_dl'),getattr(data, f'{part}_ds', None) # a loader needn't have a dataset
     if dl is None: return 'none'
     batches = '1 batch' if len(dl)==1 else f'{len(dl):,} batches'
-    return f'{len(_dataset(dl)):,} samples, {batches}' if hasattr(_dataset(dl), '__len__') else batches
+    return f'{len(ds):,} samples, {batches}' if hasattr(ds, '__len__') else batches
 
 # %% ../nbs/04_callbacks.ipynb #da15ce17
 class Learner(ShowsTable):
@@ -97,7 +101,7 @@ class Callback:
 
     def __getattr__(self, k):
         if k.startswith('__') or self.run is None:
-            raise AttributeError(f'{type(self).__name__} has no attribute {k!r} before a fit')
+            raise AttributeError(f"{type(self).__name__} has no attribute {k!r}; only in a fit: {', '.join(run_state)}")
         try: return getattr(self.run, k)
         except AttributeError as e: raise AttributeError(f'{type(self).__name__}: {e}', name=k, obj=self.run) from None
 
@@ -159,9 +163,10 @@ class Runner(ShowsTable):
     opt       = property(attrgetter('learn.opt'))
     loss_func = property(attrgetter('learn.loss_func'))
     data      = property(attrgetter('learn.data'))
-    if TYPE_CHECKING: # never runs: tells editors and type checkers that later lessons and callbacks add attributes
-        validate = get_preds = show_loop = None # type: Any
-        def __getattr__(self, name)->Any: ...
+    if TYPE_CHECKING: validate = get_preds = show_loop = None # type: Any # tells editors what later lessons add
+    def __getattr__(self, k)->Any: # for what Python hasn't found, such as `model` outside a fit
+        if k in run_state and self.learn is None: raise AttributeError(f'Runner has {k!r} only in a fit')
+        return self.__getattribute__(k) # raises Python's own error
 
     def __init__(self,
         cbs=None,      # a `Callback`, or a list of them
@@ -213,10 +218,9 @@ class Runner(ShowsTable):
         except CancelEpochException: self('after_cancel_epoch')
 
     def fit(self, epochs:int, learn:Learner):
-        "Train `learn.model` for `epochs` epochs. Bad input raises an error before any work."
+        "Train `learn.model` for `epochs` epochs. Bad input: TypeError, ValueError; inside a fit: RuntimeError."
         check_int('epochs', epochs, 0)
         self._fit(epochs, learn, learn.data.train_dl, learn.data.valid_dl)
-
     def _fit(self, epochs, learn, train_dl, valid_dl, cbs=()): # `cbs`: for this fit alone
         if train_dl is not None: check_loader('train_dl', train_dl)
         if valid_dl is not None: check_loader('valid_dl', valid_dl)

@@ -19,7 +19,7 @@ from torch import Tensor
 # %% ../nbs/00_data.ipynb #156ab421
 mnist_path = files('lesson9')/'mnist' # the folder with the bundled MNIST files
 
-# %% ../nbs/00_data.ipynb #d0d0f538
+# %% ../nbs/00_data.ipynb #0da7a006
 _idx_types = {0x08: 'u1', 0x09: 'i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4', 0x0E: '>f8'} # NumPy's; > is big-endian
 
 def _read(f, n):
@@ -28,7 +28,6 @@ def _read(f, n):
     while len(data)<n and (chunk := f.read(min(n-len(data), 2**20))): data += chunk
     return data
 
-# %% ../nbs/00_data.ipynb #0da7a006
 def _idx_header(f):
     "Read the shape and the element type of an IDX file."
     magic = _read(f, 4)
@@ -64,15 +63,16 @@ def load_idx(
         gzipped = raw.read(2) == b'\x1f\x8b' # decided by the content, since the name may be wrong
         raw.seek(0)
         try: return _parse_idx(gzip.GzipFile(fileobj=raw) if gzipped else raw)
-        except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as e: raise ValueError(f'{path}: {e}') from e
+        except ValueError as e: raise ValueError(f'{path}: {e}') from e
+        except (EOFError, gzip.BadGzipFile, zlib.error) as e: raise ValueError(f'{path}: damaged gzip data, {e}') from e
 
 # %% ../nbs/00_data.ipynb #1eb6451c
 def _find(folder, *endings):
     "Find the one file in `folder` whose name has one of these endings, with or without `.gz`."
     found = {}
     for file in sorted(folder.iterdir()):
-        name = file.name.removesuffix('.gz').replace('.idx', '-idx') # some copies are called train-images.idx3-ubyte
-        if name.endswith(endings): found.setdefault(name, file)      # with and without .gz is one file
+        name = file.name.removesuffix('.gz') # with and without .gz is one file; some are called train-images.idx3-ubyte
+        if name.replace('.idx', '-idx').endswith(endings) and file.is_file(): found.setdefault(name, file)
 
     if not found: raise FileNotFoundError(f"{folder} has no file *{' or *'.join(endings)} (.gz)")
     if len(found)>1: raise ValueError(f"{folder} has several sets, expected one: {', '.join(found)}")
@@ -103,7 +103,7 @@ def get_data(
     return x[:-n_valid],y[:-n_valid],x[-n_valid:],y[-n_valid:]
 
 # %% ../nbs/00_data.ipynb #c8eeb010
-def get_test_data(path=None) -> tuple[Tensor, Tensor]:
+def get_test_data(path=None) -> tuple[Tensor, Tensor]: # images float32 (n, pixels) in [0, 1], labels int64 (n,)
     "Load x_test, y_test as `get_data` does: for the last measurement, after all choices are made."
     return _load_pair(path, 't10k', 'test')
 
@@ -124,7 +124,7 @@ def show_image(
     title=None,    # shown above, usually the label
     cmap='gray_r', # colours for an image with one channel: ink is dark
 ): # the axes
-    "Draw one image."
+    "Draw one image. ValueError for another shape."
     picture = _picture(im)
     if ax is None:
         import matplotlib.pyplot as plt # here, because importing it takes longer than importing all the rest
@@ -141,7 +141,7 @@ def show_images(
     ncols=10,    # images in a row
     size=0.9,    # width of an image, in inches
 ): # the figure
-    "Draw images in a grid."
+    "Draw images in a grid. ValueError for no images, or for more or fewer titles."
     import matplotlib.pyplot as plt
     if not len(ims): raise ValueError('no images to show')
     height = size if titles is None else 1.3*size # room for a title
@@ -158,17 +158,18 @@ def show_images(
 class Table:
     "Show rows as aligned text in a terminal, as an HTML table in a notebook."
     def __init__(self,
-        rows,         # lists of cells, or dicts whose keys are column names
+        rows,         # lists of cells of one length, or dicts whose keys are column names
         columns=None, # column names; default: the keys of the dicts, or no head
         caption='',   # a title above the table
         formats=None, # how to format a column's numbers, such as `{'seconds': '.2f'}`; default: '.4f' for floats
         width=0,      # least width of a column, in characters, so that rows printed one by one line up
     ):
+        rows = list(rows) # it may be a generator
         if columns is None: columns = dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row)
         self.columns,self.caption = list(columns),caption
         self.formats,self.width = formats or {},width
         self.rows = [[row.get(key, '') for key in self.columns] if isinstance(row, dict) else list(row) for row in rows]
-        if len({len(line) for line in [self.columns, *self.rows] if line})>1: raise ValueError('rows differ in length')
+        if any(len(r)!=len(self.columns or self.rows[0]) for r in self.rows): raise ValueError('rows differ in length')
 
     def _text(self, i, value):
         if not isinstance(value, Number): return str(value).replace('\n', ' ')
@@ -178,9 +179,8 @@ class Table:
     def _body(self): return [[self._text(i, value) for i,value in enumerate(row)] for row in self.rows]
 
     def _sides(self): # columns of numbers are aligned to the right
-        numeric = [all(isinstance(v, Number) or str(v)=='' for v in column)
-                   for column in zip(*self.rows or [self.columns])]
-        return ['right' if is_numeric else 'left' for is_numeric in numeric]
+        columns = zip(*self.rows or [self.columns])
+        return ['right' if all(isinstance(v, Number) or str(v)=='' for v in col) else 'left' for col in columns]
 
     def __repr__(self):
         lines = ([self.columns] if self.columns else []) + self._body()
@@ -201,12 +201,12 @@ class Table:
 
 # %% ../nbs/00_data.ipynb #35d93d23
 def normalize(x: Tensor, mean: float|Tensor, std: float|Tensor) -> Tensor:
-    "Return `(x-mean)/std`; raise a ValueError if `std` isn't above 0."
+    "Return `(x-mean)/std`; tensors broadcast. ValueError unless all of `std` is above 0."
     if not torch.all(torch.as_tensor(std)>0): raise ValueError(f'std must be above 0, found {std}')
     return (x-mean)/std
 
 # %% ../nbs/00_data.ipynb #a592af6b
 def normalize_to(train: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    "Normalise both by the mean and standard deviation of `train`."
+    "Normalise both by one mean and one standard deviation: those of all numbers in `train`."
     mean,std = train.mean(),train.std()
     return normalize(train, mean, std),normalize(valid, mean, std)

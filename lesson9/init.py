@@ -20,7 +20,7 @@ def xavier_std(
     fan_in: float,  # how many numbers a unit adds up, 1 or more
     fan_out: float, # how many units read an input, 1 or more
 ) -> float: # standard deviation for the weights
-    "Compute the weights' std for linear or tanh layers (Glorot and Bengio, 2010)."
+    "Compute the weights' std for linear or tanh layers (Glorot, 2010). ValueError below 1."
     _check_fan(fan_in=fan_in, fan_out=fan_out)
     return math.sqrt(2/(fan_in+fan_out))
 
@@ -29,7 +29,7 @@ def kaiming_std(
     fan_in: float, # how many numbers a unit adds up, 1 or more
     a: float = 0,  # slope of the leaky ReLU for negative inputs; 0 is a ReLU, 1 no activation at all
 ) -> float: # standard deviation for the weights
-    "Compute the weights' std for layers with a (leaky) ReLU (arXiv 1502.01852)."
+    "Compute the weights' std for a (leaky) ReLU (arXiv 1502.01852). ValueError below 1."
     _check_fan(fan_in=fan_in)
     return gain(a)/math.sqrt(fan_in)
 
@@ -55,19 +55,17 @@ def signal_scales(
 
 # %% ../nbs/02b_initializing.ipynb #8fc72d92
 def _layers(model):
-    types = nn.Linear,nn.Conv1d,nn.Conv2d,nn.Conv3d
-    return [layer for layer in model.modules() if isinstance(layer, types)]
+    return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
 
 def init_model(
     model: nn.Module,       # any model, changed in place
     init_=kaiming_uniform_, # fills a weight in place; the default is for layers that are followed by a ReLU
 ) -> nn.Module: # `model`
-    "Initialise all linear and convolution layers, with biases of 0."
+    "Initialise all linear and convolution layers; biases become 0. ValueError if there are none."
     layers = _layers(model)
     if not layers: raise ValueError(f'{type(model).__name__} has no linear or convolution layer to initialise')
-    for layer in layers:
-        if nn.parameter.is_lazy(layer.weight):
-            raise ValueError(f'{type(layer).__name__} has no shape yet: run a batch through the model first')
+    lazy = [type(layer).__name__ for layer in layers if nn.parameter.is_lazy(layer.weight)]
+    if lazy: raise ValueError(f'{lazy[0]} has no shape yet: run a batch through the model first')
 
     with torch.no_grad():
         for layer in layers:
@@ -95,7 +93,7 @@ def lsuv_init(
     tol: float = 0.01,         # how far from 1 a variance may stay
     max_iter: int = 10,        # how often a layer is measured at most
 ) -> nn.Module: # `model`
-    "Scale each layer's weights until its output has variance 1 (arXiv 1511.06422)."
+    "Scale each layer until its output has variance 1, in `eval` mode. ValueError if it can't (arXiv 1511.06422)."
     modes = {m: m.training for m in model.modules()}
     model.eval() # dropout off, and batch norm's statistics stay as they are
     try:

@@ -23,8 +23,7 @@ def fan_in_fan_out(
     weight: Tensor, # of a linear layer, (out, in), or a convolution, (out, in/groups, *kernel)
 ) -> tuple[int, int]: # how many numbers an output reads; how many outputs read an input (stride 1, one group)
     "Compute fan-in and fan-out from the shape of `weight`. ValueError below two dimensions."
-    if weight.dim() < 2:
-        raise ValueError(f'fan_in_fan_out: found shape {tuple(weight.shape)}, expected at least 2 dimensions')
+    if weight.dim()<2: raise ValueError(f'weight needs at least 2 dimensions, found shape {tuple(weight.shape)}')
     n_out,n_in,*kernel = weight.shape
     field = math.prod(kernel)
     return n_in*field,n_out*field
