@@ -50,7 +50,7 @@ class Recorder(Callback):
             for name in self.params: _check_name(group, name)
 
     def after_batch(self):
-        if not self.run.in_train or self.run.loss is None: return
+        if not self.run.in_train or self.run.loss is None: return # through `run`: quicker than `self.loss`
         self.waiting.append(self.run.loss.detach())
         for name,values in self.params.items(): values.append(tuple([g[name] for g in self.run.opt.param_groups]))
 
