@@ -17,7 +17,7 @@ help:
 	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
 	@echo 'make lab      JupyterLab on the notebooks'
-	@echo 'make lessons  run all notebooks from a clean kernel and save their outputs'
+	@echo 'make lessons  run all notebooks in a new kernel and save their outputs'
 	@echo 'make serve    serve _docs/ on localhost'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
