@@ -1,7 +1,11 @@
 "The browser of all tests that need one: it starts once."
-import os, shutil
+import os, shutil, sys
 
 import pytest
+
+# With nbformat comes jsonschema, which imports this to check web addresses, and to build its grammar takes seconds.
+# Without it, it leaves those checks out.
+sys.modules['rfc3987_syntax'] = None
 
 # A second thread makes training as small as ours slower. For notebooks their first cell, `%load_ext lesson9`, says so.
 os.environ['OMP_NUM_THREADS'] = '1'

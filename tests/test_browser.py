@@ -2,7 +2,7 @@
 
 Needs playwright and axe-playwright-python, which .venv has, and a Chromium. Where one is missing, the tests are
 skipped and say so."""
-import html, re, threading
+import html, importlib, re, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,12 +14,19 @@ from lesson9._modidx import d as modidx
 DOCS = Path(__file__).resolve().parent.parent/'_docs'
 PAGES = sorted(p.name for p in DOCS.glob('*.html'))
 
-class Quiet(SimpleHTTPRequestHandler):
+AXE = '/axe.min.js' # served as if it were part of the site, so that the browser compiles it once
+
+class Site(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
+    def translate_path(self, path): return axe_file() if path==AXE else super().translate_path(path)
+
+def axe_file():
+    package = importlib.import_module('axe_playwright_python')
+    return str(next(Path(package.__file__).parent.rglob(AXE[1:])))
 
 @pytest.fixture(scope='session')
 def address():
-    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=DOCS)) as server:
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Site, directory=DOCS)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
@@ -27,26 +34,26 @@ def address():
 @pytest.fixture(scope='session')
 def axe():
     reason = 'axe-playwright-python is not installed: pages were not checked by axe'
-    package = pytest.importorskip('axe_playwright_python', reason=reason)
-    return next(Path(package.__file__).parent.rglob('axe.min.js')).read_text(encoding='utf-8')
+    pytest.importorskip('axe_playwright_python', reason=reason)
 
 @pytest.fixture(scope='session')
-def context(browser, address):
-    "One for all tests: style sheets and scripts are fetched and compiled once."
-    with browser.new_context(base_url=address) as context: yield context
+def only_tab(browser, address):
+    "One for all tests: a new tab is a new process, which compiles style sheets and scripts again."
+    with browser.new_context(base_url=address) as context:
+        tab = context.new_page()
+        tab.errors,tab.strangers = [],[]
+        tab.on('console', lambda m: m.type=='error' and tab.errors.append(m.text))
+        tab.on('pageerror', lambda e: tab.errors.append(str(e)))
+        tab.on('request', lambda r: r.url.startswith((address, 'data:')) or tab.strangers.append(r.url))
+        yield tab
 
 @pytest.fixture
-def tab(context, address):
-    "A new tab, light and wide. `errors` are those of its console, `strangers` the requests to other hosts."
-    tab = context.new_page()
-    tab.errors,tab.strangers = [],[]
-    tab.on('console', lambda m: m.type=='error' and tab.errors.append(m.text))
-    tab.on('pageerror', lambda e: tab.errors.append(str(e)))
-    tab.on('request', lambda r: r.url.startswith((address, 'data:')) or tab.strangers.append(r.url))
-    tab.set_viewport_size(dict(width=1280, height=900))
-    yield tab
-    if tab.url.startswith('http'): tab.evaluate('localStorage.clear()') # a page keeps the scheme there
-    tab.close()
+def tab(only_tab):
+    "The tab, light and wide. `errors` are those of its console, `strangers` the requests to other hosts."
+    for found in only_tab.errors,only_tab.strangers: found.clear()
+    only_tab.set_viewport_size(dict(width=1280, height=900))
+    yield only_tab
+    if only_tab.url.startswith('http'): only_tab.evaluate('localStorage.clear()') # a page keeps the scheme there
 
 # Light or dark
 
@@ -56,10 +63,16 @@ MARKED_DARK = "document.documentElement.matches('.quarto-dark, :has(> body.quart
 
 def is_dark(tab): return tab.evaluate(DARK)
 
+BUTTON = """() => {
+    const all = [...document.querySelectorAll('.quarto-color-scheme-toggle')]
+    const {x, y, width, height} = all.find(e => e.checkVisibility()).getBoundingClientRect()
+    return [x+width/2, y+height/2]
+}"""
+
 def toggle(tab):
     "Press the button for the other colour scheme, and wait until the page has changed completely."
     before = is_dark(tab)
-    tab.locator('.quarto-color-scheme-toggle:visible').first.click()
+    tab.mouse.click(*tab.evaluate(BUTTON))
     changed = f'before => {DARK} != before && {MARKED_DARK} != before && !document.getAnimations().length'
     tab.wait_for_function(changed, arg=before)
 
@@ -73,6 +86,11 @@ def sideways(tab, width):
     "How much wider the page is than a window of this width, cut off or not. The window keeps this width."
     tab.set_viewport_size(dict(width=width, height=900))
     return tab.evaluate(f"Math.max(...{BOXES}.map(e => e.scrollWidth-e.clientWidth))")
+
+# Whether the right side of something is elsewhere than when REMEMBER was evaluated
+RIGHT = "e.getBoundingClientRect().right"
+REMEMBER = f"void (window.sides = new Map([...document.querySelectorAll('body *')].map(e => [e, {RIGHT}])))"
+MOVED    = f"[...sides].some(([e, side]) => {RIGHT} != side)"
 
 # Elements with text that look alike: the same tags, classes and colours from <body> down. A rule about colours says
 # the same of all of them, and takes most of axe's time, so one sample is enough: the first on a page, unless an
@@ -147,11 +165,14 @@ def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, axe, known_looks,
     looks = tab.evaluate(SAMPLE, [*known_looks])
     tab.evaluate(PLAIN_TOKENS) # they change no widths, and changing the window's width takes half as long without them
     assert [sideways(tab, width) for width in (768, 1440)] == [0, 0]
+    tab.evaluate(REMEMBER)
     toggle(tab)
-    assert is_dark(tab) and [sideways(tab, width) for width in (1440, 768, 390)] == [0, 0, 0]
+    assert is_dark(tab)
+    widths = [1440, 768, 390] if tab.evaluate(MOVED) else [1440, 390] # to change the width takes long
+    assert [width for width in widths if sideways(tab, width)] == []
     looks += tab.evaluate(SAMPLE, [*known_looks])
 
-    tab.evaluate(f'{axe}; undefined') # no value that would have to be sent back
+    tab.add_script_tag(url=AXE)
     tab.evaluate(PLAIN_LINES)
     assert violations(tab, 'document', rules=OTHER_RULES) == []
     if tab.evaluate('samples.size'):
@@ -239,6 +260,8 @@ def test_dark_mode_toggles_and_stays(tab):
     assert is_dark(tab) != before
     tab.reload()
     assert is_dark(tab) != before
+    assert sideways(tab, 768) == 0 # this width is the one that isn't looked at in the dark on every page
+    sideways(tab, 1280)
     toggle(tab)
     tab.reload()
     assert is_dark(tab) == before

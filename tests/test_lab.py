@@ -8,6 +8,7 @@ jupyterlab, which .venv has, and a Chromium.
 What is slow happens once: the server starts with only the extensions that are needed, and one tab opens both
 notebooks, with one kernel, which imports PyTorch once."""
 import json, os, re, shutil, signal, socket, subprocess, sys, time
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.request import urlopen
@@ -15,7 +16,8 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-pytest.importorskip('jupyterlab', reason='jupyterlab is not installed: JupyterLab was not tested')
+if not find_spec('jupyterlab'): # to import it would take seconds
+    pytest.skip('jupyterlab is not installed: JupyterLab was not tested', allow_module_level=True)
 
 LESSON = next((ROOT/'nbs').glob('*_journey.ipynb')).name # a quick one, with a plot and a drawing
 PATIENCE = 180 # seconds that anything may take: the machine may be busy

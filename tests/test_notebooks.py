@@ -2,6 +2,7 @@
 
 ruff looks after the length of lines and the names in each cell, tools/measure.py after words and sizes."""
 import ast, importlib, json, re, subprocess, sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -46,12 +47,13 @@ def test_at_most_two_values_an_assignment(stem):
     found = [(cell, node) for cell in code_cells(NOTEBOOKS[stem]) for node in crowded(parse(cell))]
     none([f'{at(stem, cell)}: {ast.unparse(node)}' for cell,node in found])
 
-def exported(kind):
-    "Each statement of a kind at the top of an exported cell: (notebook, cell, statement)."
-    for stem,nb in NOTEBOOKS.items():
-        for cell in code_cells(nb):
-            nodes = parse(cell).body if says(cell, 'exports?|exporti') else []
-            yield from ((stem, cell, node) for node in nodes if isinstance(node, kind))
+@cache
+def statements():
+    "Each statement at the top of an exported cell: (notebook, cell, statement)."
+    cells = [(stem, cell) for stem,nb in NOTEBOOKS.items() for cell in code_cells(nb)]
+    return [(stem, cell, node) for stem,cell in cells if says(cell, 'exports?|exporti') for node in parse(cell).body]
+
+def exported(kind): return [found for found in statements() if isinstance(found[2], kind)]
 
 def test_exported_class_stands_in_one_cell():
     found = {}

@@ -1,14 +1,15 @@
 """Run the cells of all notebooks and the tests in tests/ at the same time: `python tools/run_tests.py [--flags slow]`
 
-Options go to nbdev_test. What a part prints comes when it has ended, and what failed comes last. Writes into .test-
-times how many seconds each part took."""
+Options go to nbdev_test. Notebooks give way to the tests, which run one after the other: two notebooks at a time fill
+what two cores have left, up to the end. What a part prints comes when it has ended, and what failed comes last. Writes
+into .test-times how many seconds each part took."""
 import re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [('notebooks', ['nbdev_test', '--n_workers', '2', '--do_print'])]
+NOTEBOOKS = [('notebooks', ['nice', 'nbdev_test', '--n_workers', '2', '--do_print'])]
 TESTS = [('site', ['make', '--no-print-directory', 'site', 'EXPORT=:']), # `make test` has exported the library
          ('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', 'tests'])]
 FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
