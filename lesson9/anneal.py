@@ -81,8 +81,8 @@ def _plot(values, label):
     return ax
 
 # %% ../nbs/05_anneal.ipynb #e0a9b489
-#| code-fold: true
 #| code-summary: "Schedule, and how it draws itself"
+#| code-fold: true
 class Schedule:
     "A function of the position that says how it was made, and draws itself in a notebook."
     def __init__(self,
