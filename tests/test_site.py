@@ -1,5 +1,5 @@
-"""The built site, read as files. `make test` has built `_docs/`; without it, build it with `make site`, which also looks
-for links that lead nowhere."""
+"""The built site, read as files. `make test` has built `_docs/`; without it, build it with `make site`, which also
+looks for links that lead nowhere."""
 import html, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
