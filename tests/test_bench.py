@@ -44,8 +44,10 @@ def test_contenders_take_turns(bench, tmp_path, capsys):
 def test_gpu_benchmark_can_be_tried_without_one(bench, tmp_path):
     out = tmp_path/'gpu.json'
     size = ['--device', 'cpu', '--images', 200, '--rounds', 1, '--runs', 0, '--best-runs', 0]
-    bench('gpu', *size, '--workloads', 'mlp784-bs64', '--ways', 'plain', '+ DeviceLoader', '--out', out)
+    ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ CudaGraph'
+    bench('gpu', *size, '--workloads', 'mlp784-bs64', '--ways', *ways, '--out', out)
     found = json.loads(out.read_text())
+    assert len(found['workloads']['mlp784-bs64'])==4
     for way,r in found['workloads']['mlp784-bs64'].items(): assert r['weights_differ']<1e-6 and len(r['ratio'])==1, way
     assert [len(times) for times in found['loaders'].values()]==[1]*6
 
