@@ -9,13 +9,15 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb)
 SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
 SITE      := _docs/.built
 
-.PHONY: help site test test-all lint measure lab lessons serve readme bench bench-gpu clean
+.PHONY: help site test test-all fuzz lint measure mutants lab lessons serve readme bench bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
 	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
 	@echo 'make test-all also run the cells that take minutes'
+	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
+	@echo 'make mutants  change the exported code, and list what no cell notices (about half an hour)'
 	@echo 'make lab      JupyterLab on the notebooks'
 	@echo 'make lessons  run all notebooks in a new kernel and save their outputs'
 	@echo 'make serve    serve _docs/ on localhost'
@@ -50,12 +52,23 @@ test-all: $(READY)
 	$(EXPORT)
 	@$(BIN)/python tools/run_tests.py --flags slow
 
+# Another SEED tries others: make fuzz FUZZ=100000 SEED=20000
+FUZZ ?= 20000
+fuzz: $(READY)
+	$(EXPORT)
+	FUZZ=$(FUZZ) nice $(BIN)/python -m pytest -q -s tests/test_contract.py
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
 measure: $(READY)
 	@$(BIN)/python tools/measure.py
+
+# Other modules, or a sample: make mutants MUTANTS='data hooks --limit 50 --verbose'
+mutants: $(READY)
+	$(EXPORT)
+	@$(BIN)/python tools/mutants.py $(MUTANTS)
 
 # nbdev's hooks clean each notebook as it is saved, and merge notebooks cell by cell. JupyterLab shows drawings only of
 # notebooks that are trusted.

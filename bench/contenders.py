@@ -63,10 +63,10 @@ def dataloader_collate(work, model):
 
 def dataloader_getitems(work, model):
     "PyTorch's loader over our dataset, which makes a batch by one index, so there's nothing to collate."
-    from torch.utils.data import DataLoader
+    from torch.utils.data import BatchSampler, DataLoader
     from lesson9.minibatch import Dataset
     ds,order = Dataset(work.x, work.y),work.batches().order.tolist()
-    batches = timed_loader(DataLoader(ds, work.bs, sampler=order, collate_fn=lambda batch: batch))
+    batches = timed_loader(DataLoader(ds, batch_size=None, sampler=BatchSampler(order, work.bs, False)))
     by_hand(work, model, work.opt(model), batches)
     return batches
 

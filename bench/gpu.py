@@ -210,7 +210,7 @@ def best_recipe(device, seed, n, epochs):
     learn = Learner(model, opt, nn.CrossEntropyLoss(label_smoothing=0.1), DataBunch(train, valid))
     cbs = [DeviceCallback(device), MixedPrecision(), BatchTransform(RandomShift(2))]
     start = time.perf_counter()
-    with redirect_stdout(io.StringIO()): run = fit_one_cycle(learn, epochs, 0.2, accuracy, cbs)
+    with redirect_stdout(io.StringIO()): run = fit_one_cycle(epochs, learn, 0.2, accuracy, cbs)
     return dict(seconds=time.perf_counter()-start, accuracy=run.progress.history[-1]['valid_accuracy'])
 
 def loaders(work, device, rounds):

@@ -6,26 +6,30 @@
 __all__ = ['accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', 'AvgStatsCallback', 'batch_size', 'BatchTransform',
            'Best', 'Callback', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException', 'collate',
            'combine_scheds', 'Compile', 'conv_layer', 'cos_1cycle_anneal', 'create_learner', 'CSVLogger', 'CudaGraph',
-           'CudaGraphCapture', 'DataBunch', 'DataLoader', 'Dataset', 'default_device', 'DeviceCallback', 'DeviceLoader',
-           'EarlyStopping', 'ema', 'epoch_row', 'events', 'fan_in_fan_out', 'fast_math', 'fit', 'fit_one_cycle',
+           'CudaGraphCapture', 'DataBunch', 'Dataset', 'default_device', 'DeviceCallback', 'DeviceLoader',
+           'EarlyStopping', 'ema', 'EMACallback', 'epoch_row', 'events', 'fan_in_fan_out', 'fast_math', 'fit_one_cycle',
            'fork_rng', 'freeze', 'gain', 'GeneralRelu', 'get_cnn', 'get_data', 'get_dls', 'get_model', 'get_model_func',
            'get_runner', 'get_test_data', 'GradientAccumulation', 'GradientClip', 'GraphCapture', 'HistoryCallback',
            'Hook', 'Hooks', 'HooksCallback', 'init_cnn', 'init_model', 'kaiming_std', 'kaiming_uniform_', 'Learner',
-           'load_idx', 'log_softmax', 'LoopDrawing', 'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors',
-           'Metrics', 'MixedPrecision', 'mnist_path', 'nll', 'normalize', 'normalize_to', 'param_groups',
+           'load_idx', 'LoopDrawing', 'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics',
+           'MixedPrecision', 'mnist_path', 'normalize', 'normalize_to', 'one_cycle_runner', 'param_groups',
            'ParamScheduler', 'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile',
            'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'Sampler', 'SaveBest', 'sched_cos', 'sched_exp',
-           'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'Seed', 'SGD', 'show_image', 'show_images',
-           'signal_scales', 'stats', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger',
-           'TerminateOnNaN', 'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers', 'xavier_std']
+           'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images',
+           'stats', 'StepsLoader', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger',
+           'TerminateOnNaN', 'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers']
 
 # %% ../nbs/index.ipynb #67ae9723
 from .data import *
+from .tables import *
 from .sqrt5 import *
 from .init import *
 from .minibatch import *
+from .learner import *
 from .callbacks import *
+from .nested import *
 from .averages import *
+from .predict import *
 from .anneal import *
 from .devices import *
 from .gpu import *
@@ -40,23 +44,25 @@ from .monitor import *
 from .augment import *
 from .recipe import *
 from .mistakes import *
+from .schedulers import *
 from .speed import *
 from .show_loop import *
 
 # %% ../nbs/index.ipynb #0957666d
 _all_ = [ # what people use; the helpers of the modules stay in them
     'accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', 'AvgStatsCallback', 'batch_size',
-    'BatchTransform', 'Best', 'Callback', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException',
-    'collate', 'combine_scheds', 'Compile', 'conv_layer', 'cos_1cycle_anneal', 'create_learner', 'CSVLogger',
-    'CudaGraph', 'CudaGraphCapture', 'DataBunch', 'DataLoader', 'Dataset', 'default_device', 'DeviceCallback',
-    'DeviceLoader', 'EarlyStopping', 'ema', 'epoch_row', 'events', 'fan_in_fan_out', 'fast_math', 'fit',
-    'fit_one_cycle', 'fork_rng', 'freeze', 'gain', 'GeneralRelu', 'get_cnn', 'get_data', 'get_dls', 'get_model',
-    'get_model_func', 'get_runner', 'get_test_data', 'GradientAccumulation', 'GradientClip', 'GraphCapture',
-    'HistoryCallback', 'Hook', 'Hooks', 'HooksCallback', 'init_cnn', 'init_model', 'kaiming_std',
-    'kaiming_uniform_', 'Learner', 'load_idx', 'log_softmax', 'LoopDrawing', 'LoopTrace', 'lr_find', 'LRFinder',
-    'lsuv_init', 'map_tensors', 'Metrics', 'MixedPrecision', 'mnist_path', 'nll', 'normalize', 'normalize_to',
-    'param_groups', 'ParamScheduler', 'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile',
-    'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'Sampler', 'SaveBest', 'sched_cos', 'sched_exp',
-    'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'Seed', 'SGD', 'show_image', 'show_images', 'signal_scales',
-    'stats', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN', 'to_device',
-    'TrainEvalCallback', 'unchanged', 'weight_layers', 'xavier_std']
+    'BatchTransform', 'Best', 'Callback', 'CancelBatchException', 'CancelEpochException',
+    'CancelTrainException', 'collate', 'combine_scheds', 'Compile', 'conv_layer', 'cos_1cycle_anneal',
+    'create_learner', 'CSVLogger', 'CudaGraph', 'CudaGraphCapture', 'DataBunch', 'Dataset', 'default_device',
+    'DeviceCallback', 'DeviceLoader', 'EarlyStopping', 'ema', 'EMACallback', 'epoch_row', 'events',
+    'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze', 'gain', 'GeneralRelu', 'get_cnn',
+    'get_data', 'get_dls', 'get_model', 'get_model_func', 'get_runner', 'get_test_data', 'GradientAccumulation',
+    'GradientClip', 'GraphCapture', 'HistoryCallback', 'Hook', 'Hooks', 'HooksCallback', 'init_cnn',
+    'init_model', 'kaiming_std', 'kaiming_uniform_', 'Learner', 'load_idx', 'LoopDrawing', 'LoopTrace',
+    'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics', 'MixedPrecision', 'mnist_path', 'normalize',
+    'normalize_to', 'one_cycle_runner', 'param_groups', 'ParamScheduler', 'pin_memory', 'plot_confusion',
+    'plot_top_losses', 'Prefetch', 'Profile', 'ProgressCallback', 'RandomShift', 'Recorder', 'Runner',
+    'Sampler', 'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'sched_poly', 'Schedule',
+    'SchedulerCallback', 'Seed', 'show_image', 'show_images', 'stats', 'StepsLoader', 'Suggestions', 'summary',
+    'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN', 'to_device', 'TrainEvalCallback',
+    'unchanged', 'weight_layers']

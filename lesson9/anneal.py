@@ -9,10 +9,12 @@ __all__ = ['get_model_func', 'create_learner', 'Recorder', 'Schedule', 'annealer
 # %% ../nbs/05_anneal.ipynb #81902a83
 import html, inspect, math
 from functools import partial, wraps
+from numbers import Real
 
 import torch
 
 from .callbacks import *
+from .learner import *
 
 # %% ../nbs/05_anneal.ipynb #03429347
 def get_model_func(lr=0.5): # learning rate of its SGD
@@ -37,7 +39,7 @@ def _check_name(group, name):
 
 class Recorder(Callback):
     "Record the loss and hyperparameters of the optimiser at every training batch, over all fits."
-    order = Callback.order - 1 # before callbacks that may end the fit in `after_batch`
+    order = Callback.order - 1 # before callbacks that change the settings in `after_batch`
     def __init__(self,
         *pnames, # hyperparameters to record besides the learning rate, such as 'momentum'
     ):
@@ -46,16 +48,18 @@ class Recorder(Callback):
 
     def begin_fit(self):
         "Raise ValueError if a parameter group lacks a hyperparameter."
+        if not self.run.epochs: return # nothing is trained: there may be no optimiser
         for group in self.opt.param_groups:
             for name in self.params: _check_name(group, name)
 
     def after_batch(self):
         if not self.run.in_train or self.run.loss is None: return # through `run`: quicker than `self.loss`
-        self.waiting.append(self.run.loss.detach())
-        for name,values in self.params.items(): values.append(tuple([g[name] for g in self.run.opt.param_groups]))
+        self.waiting.append(self.run.loss.detach().flatten())
+        for name,values in self.params.items():
+            values.append(tuple([_kept(g[name]) for g in self.run.opt.param_groups]))
 
     def after_epoch(self):
-        if self.waiting: self.losses += torch.stack(self.waiting).tolist()
+        if self.waiting: self.losses += torch.cat(self.waiting).tolist()
         self.waiting = []
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
@@ -73,10 +77,13 @@ class Recorder(Callback):
         "Draw the training loss, without the last `skip_last` batches; return the axes."
         return _plot(self.losses[:len(self.losses)-skip_last], 'training loss')
 
+def _kept(value): return value.detach().clone() if isinstance(value, torch.Tensor) else value # it may change in place
+
 def _plot(values, label):
+    if not values: raise ValueError(f'no {label} to draw: fit first, or skip fewer batches')
     import matplotlib.pyplot as plt # here, because it takes as long to import as everything else together
     _,ax = plt.subplots(figsize=(6, 2.8))
-    ax.plot(values, color='black', lw=1)
+    ax.plot(torch.as_tensor(values, dtype=torch.float64, device='cpu'), color='black', lw=1)
     ax.set(xlabel='training batch', ylabel=label, title=label.capitalize())
     return ax
 
@@ -117,11 +124,14 @@ def annealer(
     def build(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        bad = [v for v in bound.args if isinstance(v, Real) and not math.isfinite(v)]
+        if bad: raise ValueError(f'{f.__name__} needs finite settings, found {bad[0]}')
         sched = Schedule(partial(f, *bound.args), f"{f.__name__}({', '.join(map(repr, bound.args))})")
         sched(0.) # bad values raise an error now, not in the middle of a fit
         return sched
 
     build.__signature__ = signature # type: ignore[attr-defined]
+    f.__qualname__ += '.__wrapped__' # `wraps` keeps the formula there, and pickle looks for it under this name
     return build
 
 # %% ../nbs/05_anneal.ipynb #c9dcbfe4
@@ -157,6 +167,15 @@ def sched_poly(start, end, power, pos):
     return start + pos**power*(end-start)
 
 # %% ../nbs/05_anneal.ipynb #2883cc0c
+def _check_sched(sched):
+    if not callable(sched): raise TypeError(f'found {sched!r}; for a constant, write sched_no({sched!r}, {sched!r})')
+
+def _combined(edges, scheds, pos): # outside `combine_scheds`, so that it can be pickled
+    if pos>=1: return scheds[-1](1.)
+    pos = max(pos, 0.)
+    i = sum(edge<=pos for edge in edges[1:]) # how many phases are over
+    return scheds[i]((pos-edges[i])/(edges[i+1]-edges[i]))
+
 def combine_scheds(
     pcts,   # each phase's share of the training: none negative, with sum 1 (within 1e-6)
     scheds, # each phase's schedule
@@ -164,18 +183,13 @@ def combine_scheds(
     "Run schedules one after the other (before 0 as at 0). ValueError for shares that don't fit."
     if len(pcts)!=len(scheds) or not pcts:
         raise ValueError(f'expected one share for each schedule, found {len(pcts)} shares and {len(scheds)} schedules')
+    for sched in scheds: _check_sched(sched)
     if not all(pct>=0 for pct in pcts): raise ValueError(f'shares must be numbers, none of them negative, found {pcts}')
     if not abs(sum(pcts)-1)<=1e-6: raise ValueError(f'shares must sum to 1, found {pcts} with sum {sum(pcts)}')
 
     pcts,scheds = zip(*[(pct, sched) for pct,sched in zip(pcts, scheds) if pct>0])
     edges = [sum(pcts[:i])/sum(pcts) for i in range(len(pcts)+1)] # from 0 to exactly 1
-
-    def combined(pos):
-        if pos>=1: return scheds[-1](1.)
-        pos = max(pos, 0.)
-        i = sum(edge<=pos for edge in edges[1:]) # how many phases are over
-        return scheds[i]((pos-edges[i])/(edges[i+1]-edges[i]))
-    return Schedule(combined, f'combine_scheds({list(pcts)}, {list(scheds)})')
+    return Schedule(partial(_combined, edges, scheds), f'combine_scheds({list(pcts)}, {list(scheds)})')
 
 # %% ../nbs/05_anneal.ipynb #65588b32
 def cos_1cycle_anneal(
@@ -195,6 +209,7 @@ class ParamScheduler(Callback):
         sched_funcs, # a schedule, or a list with one for each parameter group (or for each of `target`)
         target=None, # an object with an attribute `pname`, or a list of them; default: the parameter groups
     ):
+        for sched in sched_funcs if isinstance(sched_funcs, (list, tuple)) else [sched_funcs]: _check_sched(sched)
         self.pname,self.sched_funcs = pname,sched_funcs
         self.targets = target if target is None or isinstance(target, (list, tuple)) else [target]
 
@@ -202,6 +217,7 @@ class ParamScheduler(Callback):
 
     def begin_fit(self):
         "Raise ValueError, before anything is set, for an unknown name or a wrong number of schedules."
+        if not self.run.epochs: return # nothing is trained: there may be no optimiser
         places,scheds = self.places(),self.sched_funcs
         self.scheds = scheds if isinstance(scheds, (list, tuple)) else [scheds]*len(places)
         if len(self.scheds)!=len(places):
@@ -212,6 +228,8 @@ class ParamScheduler(Callback):
 
     def begin_batch(self):
         if not self.run.in_train: return
+        if self.run.iters is None: # in the first pass over a loader without a length
+            raise ValueError('ParamScheduler needs the number of batches of an epoch: use StepsLoader(dl, n)')
         pos = self.run.n_epochs/self.run.epochs
         for place,sched in zip(self.places(), self.scheds, strict=True):
             if isinstance(place, dict): place[self.pname] = sched(pos)

@@ -6,10 +6,13 @@
 __all__ = ['BatchTransform', 'RandomShift']
 
 # %% ../nbs/20_augment.ipynb #420b785e
+import math
+
 import torch
 
 from .anneal import *
 from .callbacks import *
+from .learner import *
 
 # %% ../nbs/20_augment.ipynb #7001005c
 class BatchTransform(Callback):
@@ -39,7 +42,7 @@ class RandomShift:
         pixels,        # the largest shift, at least 0; it can be scheduled, and needn't be whole
         shape=(28,28), # height and width of the images
     ):
-        if not pixels>=0: raise ValueError(f'pixels must be at least 0, found {pixels}')
+        if not 0<=pixels<math.inf: raise ValueError(f'pixels must be at least 0, and finite, found {pixels}')
         self.pixels,self.shape = pixels,shape
 
     def __call__(self,

@@ -6,16 +6,19 @@
 __all__ = ['conv_layer', 'get_cnn', 'init_cnn', 'GeneralRelu', 'summary']
 
 # %% ../nbs/14_convnet.ipynb #f3008783
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .callbacks import *
-from .data import *
 from .hooks import *
 from .init import *
+from .nested import *
+from .tables import *
 
 # %% ../nbs/14_convnet.ipynb #505fb285
 def conv_layer(
@@ -86,18 +89,44 @@ def summary(
     model, # an `nn.Module`; left as it was
     xb,    # a batch for it, as for `call_model`
 ): # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output)
-    "List the layers in the order in which they run. A multiplication and an addition count as two operations."
-    rows,names = _Summary(),{m: name for name,m in model.named_modules()}
-    modes  = {m: m.training for m in model.modules()}
-    leaves = [m for m in model.modules() if not list(m.children())]
-    def look(hook, module, inputs, output):
-        n_params = sum(p.numel() for p in module.parameters())
-        flops = counter.get_total_flops()-sum(row[4] for row in rows) # since the layer before
-        rows.append((names[module], type(module).__name__, tuple(output.shape), n_params, flops, output.nbytes))
+    "List the layers in the order in which they finish. A multiplication and an addition count as two operations."
+    names = {m: name for name,m in model.named_modules()}
+    running = [] # for each module that runs: the FLOPs before it, and those of the modules inside it
+    calls   = [] # of each module that has run: module, shape and bytes of its output, FLOPs of its own
+    def start(module, inputs): running.append([counter.get_total_flops(), 0])
+    def finish(hook, module, inputs, output):
+        before,inside = running.pop()
+        flops = counter.get_total_flops()-before
+        if running: running[-1][1] += flops
+        tensors = list_tensors(output)
+        shape = tuple(tensors[0].shape) if tensors else ()
+        calls.append((module, shape, sum(t.nbytes for t in tensors), flops-inside))
 
-    model.eval() # batch norm keeps its statistics, dropout is off
-    try:
-        with FlopCounterMode(display=False) as counter, Hooks(leaves, look): call_model(model, xb)
-    finally:
-        for m,mode in modes.items(): m.training = mode
+    with ExitStack() as stack:
+        attention = torch.backends.mha
+        stack.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
+        attention.set_fastpath_enabled(False) # attention as matrix products: faster ways to compute it aren't counted
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        for m in names: stack.callback(setattr, m, 'training', m.training)
+        model.eval() # batch norm keeps its statistics, dropout is off
+        for m in names: stack.callback(m.register_forward_pre_hook(start).remove)
+        stack.enter_context(Hooks(names, finish))
+        with FlopCounterMode(display=False) as counter: call_model(model, xb)
+    return _layer_rows(calls, names)
+
+def _layer_rows(calls, names):
+    "Make a row for each call of a module that has no children, or parameters or FLOPs of its own."
+    called,counted = {module for module,*_ in calls},set()
+    def own(module): # with those of the modules inside it that weren't called
+        inside = [own(m) for m in module.children() if m not in called]
+        return set(module.parameters(recurse=False)).union(*inside)
+
+    rows = _Summary()
+    for module,shape,nbytes,flops in calls:
+        params = own(module)
+        if any(True for _ in module.children()) and not params and not flops: continue
+        layer = type(module).__name__ + (' (shared)' if params & counted else '')
+        n_params = sum(p.numel() for p in params-counted)
+        rows.append((names[module], layer, shape, n_params, flops, nbytes))
+        counted |= params
     return rows

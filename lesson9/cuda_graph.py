@@ -6,32 +6,31 @@
 __all__ = ['GraphCapture', 'CudaGraphCapture', 'CudaGraph']
 
 # %% ../nbs/12_cuda_graph.ipynb #32cc6784
-import sys
 from contextlib import suppress
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from .anneal import *
-from .averages import *
 from .callbacks import *
+from .devices import *
 from .gpu import *
 from .minibatch import *
+from .nested import *
 
 # %% ../nbs/12_cuda_graph.ipynb #65703c25
 class GraphCapture(TorchDispatchMode):
     "Capture the tensor operations between `capture_begin` and `capture_end`, on any device."
     computes = True # each operation is also done while it is captured
-    def __init__(self):
-        super().__init__()
+    def capture_begin(self):
         self.operations = []
+        self.__enter__()
 
-    def capture_begin(self): self.__enter__()
     def capture_end(self): self.__exit__(None, None, None)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.__name__.split('.')[0]
-        if name in SyncCounter.waits:
+        if (name := func.__name__.split('.')[0]) in SyncCounter.waits:
             raise RuntimeError(f'{name} reads a number, which would stay the same when the step is replayed')
         out = func(*args, **(kwargs or {}))
         self.operations.append((func, args, kwargs or {}, out))
@@ -48,13 +47,10 @@ class CudaGraphCapture:
     "Capture the operations between `capture_begin` and `capture_end` as a CUDA graph."
     computes = False # nothing is done while it is captured
     def __init__(self):
-        self.graph = torch.cuda.CUDAGraph()
+        self.graph,self.stream = torch.cuda.CUDAGraph(),torch.cuda.current_stream()
         self.context = torch.cuda.graph(self.graph, capture_error_mode='thread_local') # other threads may use CUDA
 
-    def capture_begin(self):
-        self.stream = torch.cuda.current_stream()
-        self.context.__enter__()
-
+    def capture_begin(self): self.context.__enter__()
     def capture_end(self):
         try: self.context.__exit__(None, None, None)
         finally: torch.cuda.set_stream(self.stream) # PyTorch doesn't restore it when a capture has failed
@@ -74,27 +70,28 @@ def _check_callback(cb):
     if isinstance(cb, Compile) and cb.kwargs.get('mode') in ('reduce-overhead', 'max-autotune'):
         raise ValueError(f"Compile's mode {cb.kwargs['mode']!r} captures CUDA graphs: use either it or CudaGraph")
 
-    if isinstance(cb, ParamScheduler):
-        in_model = any(isinstance(target, torch.nn.Module) for target in cb.targets or ())
-        if in_model or (cb.targets is None and cb.pname!='lr'):
-            raise ValueError(f'CudaGraph cannot follow a schedule of {cb.pname!r}: replayed steps read only lr')
+    if isinstance(cb, ParamScheduler) and not (cb.pname=='lr' and all(isinstance(p, dict) for p in cb.places())):
+        raise ValueError(f'CudaGraph cannot follow a schedule of {cb.pname!r}: replayed steps read only lr')
 
-def _check_model(model, opt, needs_cuda):
-    "Raise ValueError if a step of `model` and `opt` can't be captured."
-    device = next(model.parameters()).device
-    if needs_cuda and device.type!='cuda':
-        raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {device}')
-    if has_hooks(model): raise ValueError('CudaGraph cannot be used with hooks on layers: a replay skips them')
-    if not all('fused' in group for group in opt.param_groups):
-        raise ValueError(f"CudaGraph needs one of PyTorch's optimisers with a fused version, found {type(opt)}")
+def _parts(x, place=()):
+    "All parts of a batch by their place, so that the order of keys doesn't matter; of a container, its type."
+    if not isinstance(x, (tuple, list, dict)): return {place: x}
+    inside = x.items() if isinstance(x, dict) else enumerate(x)
+    return {place: type(x)} | {p: v for k,part in inside for p,v in _parts(part, (*place, k)).items()}
+
+def _baked_in_batch(parts, device):
+    for v in parts.values():
+        if isinstance(v, torch.Tensor) and (v.device.type!=device.type or v.layout!=torch.strided):
+            raise ValueError(f'CudaGraph needs dense batches on {device}, found {v.layout} on {v.device}')
+        if not isinstance(v, (torch.Tensor, int, float, str, type, type(None))):
+            raise TypeError(f'CudaGraph needs batches of tensors, numbers and strings, found {type(v).__name__}')
+    return {p: (v.shape, v.dtype) if isinstance(v, torch.Tensor) else (type(v), v) for p,v in parts.items()}
 
 # %% ../nbs/12_cuda_graph.ipynb #05c7ed29
 class CudaGraph(Callback):
     "Capture one training step, and replay it for all batches of the same shape."
     order = MixedPrecision.order + 95 # after all others: the last to change a batch, and the last after a step
-    capturing = False
-    settings = None # `fused` and `foreach` of each parameter group, as they were before the fit
-
+    capture,capturing = None,False
     def __init__(self,
         warmup=3,                 # ordinary steps before the capture, at least 1
         capture=CudaGraphCapture, # class that captures; `GraphCapture` works on any device, slowly
@@ -102,88 +99,92 @@ class CudaGraph(Callback):
         check_int('warmup', warmup, 1)
         self.warmup,self.make_capture = warmup,capture
 
-    def begin_fit(self): self.steps,self.capture = 0,None
+    def begin_fit(self):
+        self.steps,self.hooks = 0,None
+        self.run.stack.callback(self._forget)
+
+    def begin_epoch(self): self.modules,self.tensors = [*self.model.modules()],_tensors(self.model) # takes time
 
     def begin_batch(self):
         "Do an ordinary step, capture one, or replay it."
         if not self.in_train: return
-        batch = self.run.xb,self.run.yb
-        if self.capture: return self._replay(batch) if _shapes(batch)==self.shapes else None
+        if self.hooks!=RemovableHandle.next_id: self._check_model()
+        if self.capture and self.fixed!=self._fixed(): self.steps,self.capture = 0,None
         if self.steps==0: self._prepare()
+        parts = _parts((self.run.xb, self.run.yb))
+        form = _baked_in_batch(parts, self.device)
+        if self.capture: return self._replay(parts) if form==self.form else None
         self.steps += 1
-        if self.steps>self.warmup: self._begin_capture(batch)
+        if self.steps>self.warmup: self._begin_capture(form)
+
+    def _check_model(self):
+        "Raise ValueError if a step can't be captured. Called again when a hook has been registered anywhere."
+        opt,self.device = self.opt,model_device(self.model)
+        if self.make_capture is CudaGraphCapture and self.device.type!='cuda':
+            raise ValueError(f'CudaGraph needs a model on a CUDA device, found it on {self.device}')
+        if not all('fused' in group for group in opt.param_groups):
+            raise ValueError(f"CudaGraph needs one of PyTorch's optimisers with a fused version, found {type(opt)}")
+        if has_hooks(self.model) or opt._optimizer_step_pre_hooks or opt._optimizer_step_post_hooks:
+            raise ValueError('CudaGraph cannot be used with hooks on layers, weights or optimiser: a replay skips them')
+        self.hooks = RemovableHandle.next_id # grows with each hook
+
+    def _fixed(self):
+        return [(t.data_ptr(), t.requires_grad) for t in self.tensors],[m.training for m in self.modules],self.loss_func
 
     def _prepare(self):
-        _check_model(self.model, self.opt, needs_cuda=self.make_capture is CudaGraphCapture)
-        for cb in self.run.cbs:
-            if cb is not self: _check_callback(cb)
-
-        self.settings = _get(self.opt, ['fused', 'foreach'])
+        for cb in [cb for cb in self.run.cbs if cb is not self]: _check_callback(cb)
+        self.run.stack.callback(_set, self.opt, _get(self.opt, ['fused', 'foreach']))
         for group in self.opt.param_groups: group.update(fused=True, foreach=False)
-        self.opt.load_state_dict(self.opt.state_dict()) # moves its state to the device, such as Adam's count of steps
+        move_opt_state(self.opt) # such as Adam's count of steps
 
-    def _begin_capture(self, batch):
-        self.capture,self.shapes = self.make_capture(),_shapes(batch)
-        self.inputs = map_tensors(torch.clone, batch)
-        self.run.xb,self.run.yb = self.inputs
+    def _begin_capture(self, form):
+        self.capture,self.form = self.make_capture(),form
+        self.run.xb,self.run.yb = map_tensors(torch.clone, (self.run.xb, self.run.yb))
+        self.inputs = {p: t for p,t in _parts((self.run.xb, self.run.yb)).items() if isinstance(t, torch.Tensor)}
 
         self.baked_in,self.numbers = _baked_in(self.opt),_get(self.opt, ['lr', 'capturable'])
-        device = list_tensors(batch)[0].device
-        self.lrs = [torch.tensor(float(group['lr']), device=device) for group in self.opt.param_groups]
-        self.rates = None # what the tensors hold
+        self.capturing,self.lrs = True,[torch.tensor(float(g['lr']), device=self.device) for g in self.opt.param_groups]
         for group,lr in zip(self.opt.param_groups, self.lrs):
-            group['lr'] = lr
-            if 'capturable' in group: group['capturable'] = True
-
-        self.capturing = True
+            group.update({k: v for k,v in dict(lr=lr, capturable=True).items() if k in group})
         self.capture.capture_begin()
 
     def after_step(self):
-        "End the capture. If nothing was computed meanwhile, do the step."
         if not self.capturing: return
-        self.capture.capture_end()
-        if not self.capture.computes: self.capture.replay()
-        self._leave_capture()
-        self.static_loss = self.loss.detach()
+        self._end_capture()
+        if any(old is not new for old,new in zip(self.tensors, _tensors(self.model))):
+            raise ValueError('CudaGraph cannot follow a buffer that the model assigns: change it in place, as by add_')
+        if not self.capture.computes: self.capture.replay() # nothing was computed meanwhile
+        self.fixed,self.static_loss = self._fixed(),self.loss.detach()
         self.run.loss,self.run.pred = self.static_loss.clone(),None
 
-    def _leave_capture(self):
+    def _end_capture(self):
         self.capturing = False
         _set(self.opt, self.numbers)
+        self.capture.capture_end()
 
     def after_batch(self):
-        "Raise RuntimeError if the batch ended before its step was captured."
         if not self.capturing: return
-        error = sys.exc_info()[1] # what ended the batch, if it was an exception
-        self._leave_capture()
-        with suppress(RuntimeError): self.capture.capture_end() # CUDA refuses to end a capture that has failed
-        if error and not isinstance(error, Exception): return # for example Ctrl-C
-        reason = f'{type(error).__name__}: {error}' if error else 'a callback ended the batch before the step'
-        raise RuntimeError(f'the training step could not be captured: {reason}') from error
+        self._forget()
+        raise RuntimeError('the training step could not be captured: something ended the batch before the step')
 
-    def _replay(self, batch):
-        now = _baked_in(self.opt)
-        if now!=self.baked_in:
+    def _replay(self, parts):
+        if (now := _baked_in(self.opt))!=self.baked_in:
             raise ValueError(f'only lr may change after the capture: captured with {self.baked_in}, found {now}')
-        for old,new in zip(list_tensors(self.inputs), list_tensors(batch)): old.copy_(new, non_blocking=True)
-        self._set_rates([group['lr'] for group in self.opt.param_groups])
+        for place,old in self.inputs.items(): old.copy_(parts[place], non_blocking=True)
+        for group,lr in zip(self.opt.param_groups, self.lrs): lr.fill_(group['lr'])
         self.capture.replay()
         self.run.loss = self.static_loss.clone()
-        for listener in self.run.listeners['after_replay']: listener() # all of them: nothing is left to skip
+        self.run.end('after_replay') # all of them: nothing is left to skip
         return True # the batch is done
 
-    def _set_rates(self, rates):
-        if not any(map(torch.is_tensor, rates)) and rates==self.rates: return
-        for lr,rate in zip(self.lrs, rates): lr.fill_(rate)
-        self.rates = rates
+    def _forget(self):
+        "End a capture that is still on, and keep nothing. CUDA refuses to end a capture that has failed."
+        if self.capturing:
+            with suppress(RuntimeError): self._end_capture()
+        self.capture = self.inputs = self.static_loss = self.lrs = self.fixed = self.modules = self.tensors = None
 
-    def after_fit(self):
-        "Restore the optimiser's settings, and keep nothing."
-        _set(self.opt, self.settings)
-        self.settings = self.capture = self.inputs = self.static_loss = self.lrs = None
-
-def _shapes(batch): return [(t.shape, t.dtype, t.device) for t in list_tensors(batch)]
+def _tensors(model): return [*model.parameters(), *model.buffers()]
 def _baked_in(opt): return [{k: v for k,v in group.items() if k not in ('params', 'lr')} for group in opt.param_groups]
 def _get(opt, names): return [{k: group[k] for k in names if k in group} for group in opt.param_groups]
 def _set(opt, settings):
-    for group,old in zip(opt.param_groups, settings or ()): group.update(old)
+    for group,old in zip(opt.param_groups, settings): group.update(old)

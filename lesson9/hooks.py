@@ -12,6 +12,7 @@ import torch
 
 from .callbacks import *
 from .devices import *
+from .nested import *
 
 # %% ../nbs/13_hooks.ipynb #30c79f26
 class Hook:
@@ -61,10 +62,13 @@ class HooksCallback(Callback):
         which=weight_layers, # a function of the model that returns the modules to hook
     ): self.f,self.which = f,which
 
-    def begin_fit(self): self.hooks = Hooks(self.which(self.model), self.f)
-    def after_fit(self):
-        if self.hooks: self.hooks.remove()
-        self.hooks = None
+    def begin_fit(self):
+        names   = {module: name for name,module in self.model.named_modules()}
+        modules = dict.fromkeys(self.which(self.model)) # each once, also if it's used at several places
+        self.hooks = self.run.stack.enter_context(Hooks(modules, self.f)) # removed when the fit is over
+        for i,(hook,module) in enumerate(zip(self.hooks, modules)): hook.name = names.get(module, i)
+
+    def after_fit(self): self.hooks = None
 
 # %% ../nbs/13_hooks.ipynb #4b207f58
 class ActivationStats(HooksCallback):
@@ -79,20 +83,27 @@ class ActivationStats(HooksCallback):
         super().__init__(self.look, which)
         self.near,self.bins = near,bins
         self.limits,self.grad_limits = limits,grad_limits
-        # For each layer a tensor (batches, 3+bins): mean, standard deviation, share near zero, histogram.
-        self.outs,self.grads = [],[]
+        # By the layer's name, for outputs and gradients, a tensor (batches, 3+bins): mean, standard deviation,
+        # share near zero, histogram.
+        self.records = {}
 
     def begin_fit(self):
         super().begin_fit()
-        for hook in self.hooks: hook.outs,hook.grads = [],[]
+        for hook in self.hooks:
+            hook.rows = [],[] # of outputs and gradients, in this epoch
+            self.records.setdefault(hook.name, [torch.empty(0, 3+self.bins)]*2)
 
     def look(self, hook, module, inputs, output):
-        "Record an output, and later its gradient."
-        if not self.in_train: return
-        out = output.detach()
-        hook.outs.append(self.row(out, out.abs(), self.limits))
-        def look_at_grad(g): hook.grads.append(self.row(g, g.abs().clamp_min(1e-30).log10(), self.grad_limits))
-        if output.requires_grad: output.register_hook(look_at_grad)
+        "Record an output, and later its gradient. Of several outputs, the first."
+        tensors = list_tensors(output)
+        if not self.in_train or not tensors: return
+        out,(outs,grads) = tensors[0].detach(),hook.rows
+        outs.append(self.row(out, out.abs(), self.limits))
+        def look_at_grad(g):
+            scaler = getattr(self.opt, 'scaler', None) # of `MixedPrecision` with float16
+            if scaler: g = g.float()/scaler.scale(torch.ones((), device=g.device)) # a tensor: nothing waits
+            grads.append(self.row(g, g.abs().log10(), self.grad_limits))
+        if tensors[0].requires_grad: tensors[0].register_hook(look_at_grad)
 
     def row(self, t, values, limits):
         "Compute the statistics of `t` and the histogram of `values`, as one tensor on their device."
@@ -101,15 +112,23 @@ class ActivationStats(HooksCallback):
         return torch.cat([numbers, torch.histc(values, self.bins, *limits)])
 
     def after_epoch(self):
-        "Move the rows of the epoch to the CPU."
+        "Move the rows of the epoch to the CPU, all of them in one copy."
         hooks = self.hooks or []
-        self.outs  = _appended(self.outs,  [hook.outs  for hook in hooks])
-        self.grads = _appended(self.grads, [hook.grads for hook in hooks])
+        lists = [rows for hook in hooks for rows in hook.rows]
+        if not any(lists): return
+        together = torch.stack([row for rows in lists for row in rows]).cpu()
+        new = iter(together.split([len(rows) for rows in lists])) # of each list again
+        for rows in lists: rows.clear()
+        for hook in hooks: self.records[hook.name] = [torch.cat([old, next(new)]) for old in self.records[hook.name]]
 
     def after_fit(self):
         self.after_epoch() # for the rows of a cancelled epoch
         super().after_fit()
 
+    @property
+    def outs(self): return [outs for outs,_ in self.records.values()]
+    @property
+    def grads(self): return [grads for _,grads in self.records.values()]
     @property
     def means(self): return [s[:,0] for s in self.outs]
     @property
@@ -137,7 +156,8 @@ class ActivationStats(HooksCallback):
         stats,limits = (self.grads, self.grad_limits) if grads else (self.outs, self.limits)
         axs,_ = _axes(stats, len(stats), f'Where the {"gradients" if grads else "outputs"} are')
         for ax,s in zip(axs, stats):
-            ax.imshow(s[:,3:].T.log1p(), origin='lower', aspect='auto', cmap='gray_r', extent=(0, len(s), *limits))
+            extent = (0, max(len(s), 1), *limits)
+            ax.imshow(s[:,3:].T.log1p().numpy(), origin='lower', aspect='auto', cmap='gray_r', extent=extent)
         axs[0].set_ylabel('log10 of |gradient|' if grads else '|output|')
         return axs
 
@@ -149,18 +169,10 @@ class ActivationStats(HooksCallback):
             ax.set_ylim(0, 1)
         return axs
 
-def _appended(kept, rows):
-    "Append the new rows of each layer to `kept`, with one copy from the device, and empty the lists of rows."
-    if not any(rows): return kept
-    together = torch.cat([torch.stack(r) for r in rows if r]) # of all layers, below each other
-    new = together.cpu().split([len(r) for r in rows if r])   # of each layer again
-    for r in rows: r.clear()
-    return [torch.cat(pair) for pair in zip(kept, new, strict=True)] if kept else list(new)
-
 def _axes(stats, n, title=None):
     "Make `n` axes in a row, one for each layer if they have a title. ValueError if nothing was recorded."
     import matplotlib.pyplot as plt
-    if not stats: raise ValueError('nothing was recorded: there was no fit yet, or no layer to look at')
+    if not any(map(len, stats)): raise ValueError('nothing was recorded: there was no fit yet, or no layer to look at')
     fig,axs = plt.subplots(1, n, figsize=(9, 2.6), constrained_layout=True, sharey=bool(title), squeeze=False)
     fig.suptitle(title or '')
     for i,ax in enumerate(axs[0]):

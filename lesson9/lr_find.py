@@ -8,15 +8,14 @@ __all__ = ['Suggestions', 'fork_rng', 'loader_generators', 'unchanged', 'ema', '
 # %% ../nbs/16_lr_find.ipynb #d42dc07b
 import copy, math, random, warnings
 from collections import namedtuple
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import numpy as np, torch
 from fastcore.basics import listify
 
 from .anneal import *
+from .averages import *
 from .callbacks import *
-from .devices import *
 from .minibatch import *
 
 # %% ../nbs/16_lr_find.ipynb #70010025
@@ -25,24 +24,22 @@ def fork_rng(
     data, # a `DataBunch`, whose loaders may have generators of their own
 ):
     "Restore all random generators on exit: Python's, NumPy's, PyTorch's and the loaders'."
-    python,numpy = random.getstate(),np.random.get_state()
-    own = [(g, g.get_state()) for g in loader_generators(data)]
-    with torch.random.fork_rng():
-        try: yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-            for g,state in own: g.set_state(state)
+    with torch.random.fork_rng(), ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        for g in loader_generators(data): stack.callback(g.set_state, g.get_state())
+        yield
 
 # %% ../nbs/16_lr_find.ipynb #6775c1d1
 def loader_generators(
     data, # a `DataBunch`
 ): # a list
-    "Find the random generators that PyTorch's loaders were given."
-    loaders = [dl.dl if isinstance(dl, Prefetch) else dl for dl in (data.train_dl, data.valid_dl)]
-    places  = [place for dl in loaders for place in (dl, getattr(dl, 'sampler', None))]
-    found   = [getattr(place, 'generator', None) for place in places]
-    return list({id(g): g for g in found if g is not None}.values())
+    "Find the random generators of PyTorch's loaders and their samplers, also in wrapped loaders."
+    places = [data.train_dl, data.valid_dl]
+    for place in places: # which grows as we go: what is inside may have something inside
+        inside  = [getattr(place, name, None) for name in ('dl', 'sampler', 'batch_sampler', 'generator')]
+        places += [o for o in inside if o is not None and all(o is not p for p in places)]
+    return [place for place in places if isinstance(place, torch.Generator)]
 
 # %% ../nbs/16_lr_find.ipynb #70010028
 @contextmanager
@@ -50,12 +47,13 @@ def unchanged(
     learn, # a `Learner`
 ):
     "Restore model, optimiser and random generators on exit, on the device where they are."
-    model,opt = learn.model,learn.opt
-    kept  = [(t, t.detach().clone(), None if t.grad is None else t.grad.clone(), t.requires_grad)
-             for t in [*model.parameters(), *model.buffers()]]
-    modes = {m: m.training for m in model.modules()}
-    memo  = {id(p): p for group in opt.param_groups for p in group['params']} # not to be copied
-    groups,state = copy.deepcopy((opt.param_groups, dict(opt.state)), memo)
+    model = learn.model if isinstance(learn.model, torch.nn.Module) else torch.nn.Module() # has nothing to keep
+    param_groups,opt_state = getattr(learn.opt, 'param_groups', []),getattr(learn.opt, 'state', {})
+    tensors = *model.parameters(),*model.buffers()
+    kept = [(t, t.detach().clone(), None if t.grad is None else t.grad.clone(), t.requires_grad) for t in tensors]
+    modules = [(m, m.training, dict(m._buffers)) for m in model.modules()]
+    memo = {id(p): p for group in param_groups for p in group['params']} # not to be copied
+    groups,state = copy.deepcopy((param_groups, dict(opt_state)), memo)
     with fork_rng(learn.data):
         try: yield
         finally:
@@ -63,13 +61,14 @@ def unchanged(
                 with torch.no_grad(): t.copy_(value)
                 t.grad = grad if grad is None else grad.to(t.device)
                 t.requires_grad_(requires_grad)
-            for m,mode in modes.items(): m.training = mode
-            del opt.param_groups[len(groups):] # groups that were added
-            for group,old in zip(opt.param_groups, groups):
-                group.clear()
-                group.update(old)
-            opt.state.clear()
-            opt.state.update(state)
+            for m,mode,buffers in modules:
+                m.training = mode
+                for name,old in buffers.items(): # the model may have been moved, or has assigned a new tensor
+                    new = m._buffers.get(name)
+                    m._buffers[name] = old if old is None or new is None else old.to(new.device)
+            param_groups[:] = groups
+            opt_state.clear()
+            opt_state.update(state)
 
 # %% ../nbs/16_lr_find.ipynb #7001002c
 def ema(
@@ -99,61 +98,61 @@ class LRFinder(Callback):
         explode=3.,  # a smoothed loss this many times the smallest ends the search
     ):
         check_int('n', n, 10)
-        if not 0<lr_min<lr_max:
-            raise ValueError(f'learning rates must be above 0 and rise, found lr_min {lr_min} and lr_max {lr_max}')
+        if not 0<lr_min<lr_max<math.inf:
+            raise ValueError(f'rates must be above 0, finite, and rise, found lr_min {lr_min} and lr_max {lr_max}')
         ema([], beta) # checks beta
-        if not explode>1: raise ValueError(f'explode must be above 1, found {explode}')
-        self.sched,self.n = sched_exp(lr_min, lr_max),n
-        self.beta,self.explode = beta,explode
+        if not 1<explode<math.inf: raise ValueError(f'explode must be above 1, and finite, found {explode}')
+        self.lr_min,self.factor = lr_min,(lr_max/lr_min)**(1/(n-1))
+        self.n,self.beta = n,beta
+        self.explode,self.exploded = explode,False # exploded: whether the last search ended in an explosion
         self.lrs,self.losses = [],[]
-        self.context:Any = None # `unchanged`, during a fit
 
-    @property
-    def smoothed(self): return ema(self.losses, self.beta)
-
-    def exploded(self):
-        "Whether the smoothed loss is `explode` times the smallest, or NaN."
-        smoothed = self.smoothed
-        low = min(smoothed)
-        return not smoothed[-1]<=low+(self.explode-1)*abs(low) # `not <=` is true for NaN, too
+    smoothed = property(lambda self: ema(self.losses, self.beta))
 
     def begin_fit(self):
-        self.context = unchanged(self.learn)
-        self.context.__enter__() # as `with` does; after_fit ends the block
+        if not self.epochs: return # a validation
+        self.lrs,self.losses = [],[]
+        self.mean,self.low = 0.,math.inf # of the losses, see `ema`; the smallest smoothed one
+        self.exploded = False
+        self.run.stack.callback(self._check_end)
+        self.run.stack.enter_context(unchanged(self.learn))
 
     def begin_batch(self):
-        if not self.in_train: return
-        if self.n_iter==0: self.lrs,self.losses = [],[]
-        for group in self.opt.param_groups: group['lr'] = self.sched(self.n_iter/(self.n-1))
+        for group in self.opt.param_groups if self.in_train else (): group['lr'] = self.lr_min*self.factor**self.n_iter
 
     def after_batch(self):
         "Record the loss, which waits for the device; end the search after `n` batches or an explosion."
-        if not self.in_train: return
-        if self.run.loss is not None:
+        if self.in_train and self.run.loss is not None:
             self.lrs.append(self.opt.param_groups[-1]['lr'])
             self.losses.append(self.run.loss.item())
-        if self.n_iter>=self.n or self.losses and self.exploded(): raise CancelTrainException()
+            self.mean = self.beta*self.mean + (1-self.beta)*self.losses[-1]
+            smoothed = self.mean/(1-self.beta**len(self.losses))
+            self.low = min(self.low, smoothed)
+            self.exploded = not smoothed<=self.low+(self.explode-1)*abs(self.low) # `not <=` is true for NaN, too
+        if self.in_train and (self.n_iter>=self.n or self.exploded): raise CancelTrainException()
 
-    def begin_validate(self): return self.n_iter>0 # no validation, unless that's all that is wanted
+    def begin_validate(self): return self.epochs>0 # no validation, unless that's all that is wanted
 
-    def after_fit(self):
-        if self.context: self.context.__exit__(None, None, None)
-        self.context = None
-        if not 0<len(self.lrs)<self.n or self.exploded(): return
-        found = f'{len(self.lrs)} of {self.n} batches, at a learning rate of {self.lrs[-1]:.2g}'
-        warnings.warn(f'the search ended after {found}', stacklevel=2)
+    def _check_end(self):
+        if 0<(n := len(self.lrs))<self.n and not self.exploded:
+            warnings.warn(f'search ended after {n} of {self.n} batches, at lr {self.lrs[-1]:.2g}', stacklevel=2)
 
     def suggestions(self): # `Suggestions`: two learning rates
-        "Suggest learning rates. ValueError after fewer than five batches, or if the loss never fell."
-        losses = np.array(self.smoothed[:-1] if self.losses and self.exploded() else self.smoothed)
+        "Suggest learning rates. ValueError with the reason if the losses show none."
+        losses = np.array(self.smoothed[:-1] if self.exploded else self.smoothed)
         if len(losses)<5: raise ValueError(f'a suggestion needs at least five losses, found {len(losses)}')
-        best = int(losses.argmin())
-        if best==0: raise ValueError(f'the loss never fell: begin below {self.lrs[0]:.2g}')
-        steepest = int(np.gradient(losses[:best+1]).argmin()) # rates rise by equal factors: this is over their log
+        first,best = round(1/(1-self.beta)),int(losses.argmin()) # means before `first` are over too few losses
+        if best<=first: raise ValueError(f'the loss never fell: begin below {self.lrs[0]:.2g}')
+
+        step = np.median(np.abs(np.diff(self.losses[:best+1]))) # from batch to batch
+        if losses[first]-losses[best]<4*step: raise ValueError(f'no clear fall: the loss changes by {step:.2g} anyway')
+        steepest = first + int(np.gradient(losses[first:best+1]).argmin()) # rates rise by equal factors: over their log
+        if steepest==first: raise ValueError(f'the loss falls fastest at the start: begin below {self.lrs[0]:.2g}')
         return Suggestions(self.lrs[steepest], self.lrs[best]/10)
 
     def plot(self): # the axes
-        "Draw the loss against the learning rate, with the suggestions if there are any."
+        "Draw the loss against the learning rate, with suggestions if any. ValueError before a search."
+        if not self.losses: raise ValueError('nothing to plot: no search has recorded a loss')
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(6, 2.8))[1]
         ax.plot(self.lrs, self.losses, color='#bbb', lw=1, label='batch by batch')
@@ -170,11 +169,12 @@ class LRFinder(Callback):
 # %% ../nbs/16_lr_find.ipynb #70010034
 def lr_find(
     learn,    # a `Learner`; afterwards it's as it was
-    cbs=None, # callbacks that training needs, such as a `DeviceCallback`
+    cbs=None, # only callbacks that training needs, such as `DeviceCallback`: they aren't restored
     **kwargs, # for `LRFinder`
 ): # the `LRFinder`, with `lrs`, `losses`, `smoothed`, `suggestions()` and `plot()`
     "Search for a learning rate, and leave the learner and all random generators unchanged."
+    bad = [cb for cb in listify(cbs) if isinstance(cb, (HistoryCallback, Recorder)) or hasattr(cb, 'scheduler')]
+    if bad: raise ValueError(f'{type(bad[0]).__name__} would record the search, or be stepped by it: leave it out')
     finder = LRFinder(**kwargs)
-    epochs = math.ceil(finder.n/len(learn.data.train_dl))
-    Runner([*listify(cbs), finder]).fit(epochs, learn)
+    Runner([*listify(cbs), finder]).fit(math.ceil(finder.n/(loader_length(learn.data.train_dl) or 1)), learn)
     return finder

@@ -13,23 +13,38 @@ import torch, torch.nn.functional as F
 from .data import *
 from .minibatch import *
 
+# %% ../nbs/22_mistakes.ipynb #22a00001
+def _class_names(name, preds, targs, names):
+    "List the names of the classes. ValueError or TypeError, naming the function `name`, for what doesn't fit."
+    if preds.ndim!=2 or targs.shape!=preds.shape[:1] or not len(preds):
+        found = f'found shapes {tuple(preds.shape)} and {tuple(targs.shape)}'
+        raise ValueError(f'{name} needs predictions (n, classes) and targets (n,), n at least 1, {found}')
+    if targs.is_floating_point(): raise TypeError(f'{name} needs integers as targets, found {targs.dtype}')
+
+    c = preds.shape[1]
+    low,high = int(targs.min()),int(targs.max())
+    if low<0 or high>=c:
+        way_out = '; targs>=0 chooses those that count' if low<0 else ''
+        raise ValueError(f'{name} needs targets from 0 to {c-1}, found {low} to {high}{way_out}')
+    names = list(range(c)) if names is None else list(names)
+    if len(names)!=c: raise ValueError(f'{name} needs a name for each of {c} classes, found {len(names)}')
+    return names
+
 # %% ../nbs/22_mistakes.ipynb #70010093
 def plot_confusion(
     preds,      # outputs or probabilities, shape (n, classes), as from `Runner.get_preds`
     targs,      # right classes, shape (n,)
     names=None, # the classes' names; default: 0, 1, 2 ...
 ): # the axes
-    "Draw how often one class is taken for another. ValueError if the shapes don't match."
+    "Draw how often one class is taken for another. ValueError for shapes or targets that don't fit."
     import matplotlib.pyplot as plt
     right = accuracy(preds, targs) # checks the shapes
-    c = preds.shape[-1]
-    names = list(range(c)) if names is None else list(names)
-    if len(names)!=c: raise ValueError(f'plot_confusion needs a name for each of {c} classes, found {len(names)}')
-
+    names = _class_names('plot_confusion', preds, targs, names)
+    c = len(names)
     counts = torch.bincount(targs.long()*c + preds.argmax(-1), minlength=c*c).view(c, c)
     wrong  = counts.masked_fill(torch.eye(c, dtype=torch.bool), 0)
     ax = plt.subplots(figsize=(0.45*c+1.2, 0.45*c+1))[1]
-    ax.imshow(wrong, cmap='Greys', vmax=2*max(1, wrong.max()))
+    ax.imshow(wrong.numpy(), cmap='Greys', vmax=2*max(1, int(wrong.max())))
     for i,j in counts.nonzero().tolist():
         ax.text(j, i, int(counts[i,j]), ha='center', va='center', fontsize=8, color='#999' if i==j else 'black')
     ax.set(xticks=range(c), yticks=range(c), xticklabels=names, yticklabels=names,
@@ -44,17 +59,19 @@ def plot_top_losses(
     n=8,        # how many to show
     names=None, # the classes' names; default: 0, 1, 2 ...
 ): # the indices of these images, largest loss first, as a tensor
-    "Show the images with the largest loss. ValueError if the shapes don't match."
+    "Show the images with the largest loss. ValueError for shapes or targets that don't fit."
     if not len(x)==len(preds)==len(targs):
         found = f'{len(x)}, {len(preds)} and {len(targs)}'
         raise ValueError(f'plot_top_losses needs as many images as predictions and targets, found {found}')
     check_int('n', n, 1)
+    names = _class_names('plot_top_losses', preds, targs, names)
+    side  = math.isqrt(x[0].numel())
+    if x.ndim<2 or x.ndim==2 and side**2!=x.shape[1]:
+        raise ValueError(f'plot_top_losses needs images, or rows of square ones, found shape {tuple(x.shape)}')
 
     top = F.cross_entropy(preds, targs, reduction='none').argsort(descending=True)[:n]
     sure,said = preds[top].softmax(-1).max(-1)
-    names  = list(range(preds.shape[-1])) if names is None else list(names)
     titles = [f'{names[t]}, says {names[s]}\n{p:.0%} sure' for t,s,p in zip(targs[top], said, sure)]
-    side   = math.isqrt(x[0].numel())
     images = x[top] if x.ndim>2 else x[top].view(-1, side, side)
     show_images(images, titles, ncols=4, size=1.4)
     return top

@@ -13,8 +13,7 @@ from fastcore.basics import in_notebook
 from tqdm import tqdm
 
 from .averages import *
-from .callbacks import *
-from .data import *
+from .tables import *
 
 # %% ../nbs/15_progress.ipynb #7001f004
 _formats = {'seconds': '.2f'}
@@ -85,14 +84,16 @@ class ProgressCallback(AvgStatsCallback):
         super().begin_fit()
         self.screen = _Notebook() if in_notebook() else _Terminal()
         self.start,self.next_draw = perf_counter(),0.
+        if self.epochs: self.points,self.first = [],len(self.history)
+
+    def begin_epoch(self): self._begin_pass()
+    def begin_validate(self): self._begin_pass()
 
     def after_batch(self):
-        if self.run.iter==0: self._begin_pass()
         if perf_counter()>=self.next_show: self._refresh()
 
     def after_epoch(self):
         self._close_bar()
-        if self.n_iter==0: return # validation only: no row
         n_rows = len(self.history)
         super().after_epoch()
         if len(self.history)>n_rows: # otherwise no batch had a loss
@@ -104,7 +105,7 @@ class ProgressCallback(AvgStatsCallback):
     def after_fit(self):
         self._close_bar()
         if self.screen is None: return # the fit never began
-        if self.plot and self.points and self.n_iter: self._draw()
+        if self.plot and self.points and self.epochs: self._draw()
         self.screen.close()
         self.screen = None
 
@@ -122,7 +123,6 @@ class ProgressCallback(AvgStatsCallback):
     def _begin_pass(self):
         "Start anew for a training or a validation pass."
         self._close_bar()
-        if self.in_train and self.epoch==0: self.points,self.first = [],len(self.history) # a fit begins
         self.pass_start,self.seen = perf_counter(),(0., 0) # sum of losses, and number of samples
         self.next_show = self.pass_start+self.interval
 
@@ -138,8 +138,9 @@ class ProgressCallback(AvgStatsCallback):
 
     def _make_bar(self):
         # tqdm shows each update, since we call it only when it's time; nothing before the first; the mean speed
-        run,part = self.run,'' if self.in_train else ', validating'
-        bar = _Bar(total=run.iters, desc=f'epoch {run.epoch+1} of {run.epochs}{part}', leave=False, mininterval=0,
+        names = [f'epoch {self.epoch+1} of {self.epochs}'] if self.epochs else []
+        if not self.in_train: names.append('validating')
+        bar = _Bar(total=self.iters, desc=', '.join(names), leave=False, mininterval=0, # total None: a bare count
                    miniters=1, delay=1e-9, smoothing=0, **self.screen.bar)
         if not bar.disable: bar.start_t -= perf_counter()-self.pass_start # it began with the pass
         return bar

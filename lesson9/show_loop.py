@@ -7,7 +7,9 @@ __all__ = ['LoopTrace', 'LoopDrawing']
 
 # %% ../nbs/32_show_loop.ipynb #11d00004
 import math
+from functools import wraps
 from html import escape
+from inspect import unwrap
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +20,11 @@ from .callbacks import *
 from .minibatch import *
 
 # %% ../nbs/32_show_loop.ipynb #11d0000f
-_work = dict(begin_batch='next batch', after_pred='model', after_loss='loss_func', after_backward='backward',
-             after_step='opt.step', after_batch='zero_grad') # what the loop does before an event
+_work = {('begin_fit', 'begin_epoch'): 'zero_grad', ('begin_batch', 'after_pred'): 'model',
+         ('after_pred', 'after_loss'): 'loss_func', ('after_loss', 'after_backward'): 'backward',
+         ('after_backward', 'after_step'): 'opt.step',
+         ('after_step', 'after_batch'): 'zero_grad'} # what the loop does between two events
+_in_batch = 'begin_batch after_pred after_loss after_backward after_step after_cancel_batch after_batch'.split()
 
 class LoopTrace(Callback):
     "Note who is called, how long each call takes, and what it reads and writes. `Runner.show_loop` draws it."
@@ -31,45 +36,61 @@ class LoopTrace(Callback):
         self.batches,self.steps = batches,[] # steps have: event, epoch, in_train, iter, work, before (seconds), calls
         self.call = None # the call that is going on
         self.step:Any = None # the step that is going on
+        self.failed:Any = None # the name of the exception that is on its way
 
     def begin_fit(self):
         run = self.run
-        self.steps,self.call = [],None
+        self.steps,self.step = [],None
+        self.call = self.failed = None
         self.ended = perf_counter()
-        self.begin_step('begin_fit')
+        self.start_step('begin_fit')
         names = _names(run)
         for methods in run.listeners.values(): methods[:] = [self.noted(f, names) for f in methods]
+        run.stack.callback(setattr, run, '__class__', type(run)) # its own class again, when the fit is over
         run.__class__ = _watching(self, type(run))
 
     def after_fit(self): self.call = None
 
-    def begin_step(self, event):
-        "Begin the step of an event. What has passed since the last one ended is the loop's own work."
+    def start_step(self, event, error=None):
+        "Start the step of an event. What has passed since the last one ended is the loop's own work."
         before = perf_counter()-self.ended
         run = vars(self.run) # isn't watched
         where = {k: run.get(k, 0) for k in ('epoch', 'in_train', 'iter')}
-        in_batch = event in _work or event=='after_cancel_batch'
-        zeroed   = event!='after_batch' or self.step.event=='after_step' # without a step nothing is zeroed
-        work     = _work.get(event) if zeroed else None
+        in_batch = event in _in_batch
+
+        last,failed = self.step,None if error is None else type(error).__name__
+        goes_on   = last is not None and not any(call.stopped for call in last.calls)
+        new_error = failed not in (None, self.failed)
+        self.failed = failed
+        if new_error: work = failed
+        elif event=='begin_batch': work = 'next batch'
+        else: work = _work.get((last.event, event)) if goes_on else None
         self.step = SimpleNamespace(event=event, in_batch=in_batch, work=work, before=before, calls=[], **where)
+
         first_batches = where['epoch']==0 and (not in_batch or where['iter']<self.batches)
-        if first_batches or event in ('after_fit', 'after_cancel_train'): self.steps.append(self.step)
+        ends_fit = new_error and not isinstance(error, CancelEpochException)
+        if ends_fit and self.steps[-1] is not last: self.steps.append(last)
+        if first_batches or ends_fit or event in ('after_fit', 'after_cancel_train'): self.steps.append(self.step)
 
     def end_step(self): self.ended = perf_counter()
 
     def noted(self, f, names):
         "Make a function that notes the call of the callback's method `f`, and calls it."
-        owner = getattr(f, '__self__', None)
+        owner = getattr(unwrap(f, stop=lambda f: hasattr(f, '__self__')), '__self__', None)
         if owner is self: return f # the watcher itself isn't drawn
         name = names.get(id(owner)) or getattr(owner, 'name', 'a function')
+        @wraps(f)
         def call_and_note():
             # `reads` and `writes` are dicts, because dicts keep the order
-            call = SimpleNamespace(name=name, reads={}, writes={}, seconds=0., stopped=False)
+            call = SimpleNamespace(name=name, reads={}, writes={}, seconds=0., stopped=False, raised=None)
             self.step.calls.append(call)
             self.call,start = call,perf_counter()
             try: stop = f()
+            except BaseException as e:
+                call.raised = type(e).__name__
+                raise
             finally: self.call,call.seconds = None,perf_counter()-start
-            call.stopped = stop is True
+            call.stopped = is_stop(stop, f)
             return stop
         return call_and_note
 
@@ -95,11 +116,16 @@ def _watching(trace, cls:Any):
             super().__setattr__(name, value)
 
         def __call__(self, event):
-            trace.begin_step(event)
+            trace.start_step(event)
             try: return super().__call__(event)
+            finally: trace.end_step()
+
+        def end(self, event, error=None):
+            trace.start_step(event, error)
+            try: return super().end(event, error)
             finally:
                 trace.end_step()
-                if event=='after_fit': self.__class__ = cls # the last event
+                del error # or this frame and the error would hold each other
     return Watched
 
 # %% ../nbs/32_show_loop.ipynb #11d0001a
@@ -113,10 +139,12 @@ def _part(step):
     return f'{kind} batch {step.iter}' if step.in_batch else ''
 
 def _did(call):
-    "Say what a call read and wrote, and whether it returned True."
+    "Say what a call read and wrote, and whether it returned True or raised an exception."
     kinds = [('reads', call.reads), ('writes', call.writes)]
     parts = [f'{kind} {", ".join(names)}' for kind,names in kinds if names]
-    return '; '.join(parts + (['returns True'] if call.stopped else []))
+    if call.stopped: parts.append('returns True')
+    if call.raised: parts.append(f'raises {call.raised}')
+    return '; '.join(parts)
 
 def _text(steps):
     "Draw steps as lines of text."
@@ -164,7 +192,9 @@ def _loop_row(steps, y):
     for i,step in enumerate(steps):
         if not step.work: continue
         row.append(_box(i, y, step.before, f'{step.work}, before {step.event}'))
-        row.append(_label(_left+_column*(i+.5), y+13, step.work, 9.5, 'text-anchor="middle"'))
+        usual = step.work=='next batch' or step.work in _work.values()
+        x,anchor = (0.5, 'middle') if usual else (0.2, 'start') # the name of an exception needs more room
+        row.append(_label(_left+_column*(i+x), y+13, step.work, 9.5, f'text-anchor="{anchor}"'))
     return row
 
 def _callback_row(steps, name, y):
@@ -174,7 +204,8 @@ def _callback_row(steps, name, y):
     for kind in ('reads', 'writes'):
         keys = dict.fromkeys(key for _,_,call in calls for key in getattr(call, kind))
         if keys: did.append(f"{kind} {', '.join(keys)}")
-    boxes = [_box(i, y, call.seconds, f'{name}.{step.event}: {_time(call.seconds)}; {_did(call)}', call.stopped)
+    boxes = [_box(i, y, call.seconds, f'{name}.{step.event}: {_time(call.seconds)}; {_did(call)}',
+                  call.stopped or call.raised)
              for i,step,call in calls]
     return [_label(0, y, name), _label(_left, y+15, '; '.join(did), 11, 'fill-opacity="0.75"'), *boxes]
 
@@ -207,6 +238,7 @@ def show_loop(self:Runner): # a `LoopDrawing`: a picture in a notebook, text in 
     trace = next((cb for cb in self.cbs if isinstance(cb, LoopTrace)), None)
     if trace is None or not trace.steps:
         raise ValueError('show_loop draws what a LoopTrace noted: put one among the callbacks, and fit')
-    called = {call.name for step in trace.steps for call in step.calls}
+    called = dict.fromkeys(call.name for step in trace.steps for call in step.calls)
     names  = [_names(self)[id(cb)] for cb in self.cbs]
-    return LoopDrawing(trace.steps, [name for name in names if name in called])
+    others = [name for name in called if name not in names] # of this fit alone, as in `validate`
+    return LoopDrawing(trace.steps, [name for name in names if name in called] + others)

@@ -8,12 +8,15 @@ __all__ = ['Profile']
 # %% ../nbs/31_speed.ipynb #5571bb99
 import time
 from collections import defaultdict
+from functools import wraps
+from inspect import unwrap
+from types import MethodType
 
 import torch
 
 from .callbacks import *
-from .data import *
 from .devices import *
+from .tables import *
 
 # %% ../nbs/31_speed.ipynb #39735f95
 class Profile(Callback):
@@ -26,12 +29,17 @@ class Profile(Callback):
              ('after_step', 'after_batch'):    'zero_grad',
              ('begin_batch', 'after_replay'):  'replay'}
 
-    def begin_fit(self):
+    def __init__(self): self._reset()
+    def _reset(self):
         self.seconds,self.batches = defaultdict(float),0 # seconds of each part; number of training batches
         self.keys,self.times = [],[]                     # of each note: (event, callback or None), and when
+
+    def begin_fit(self):
+        if not self.epochs: return # a validation: what a fit has recorded stays
+        self._reset()
         self.cuda = self._uses_cuda()
         for event,fs in self.run.listeners.items():
-            if event not in ('begin_fit', 'after_fit'): self.run.listeners[event] = [self._timed(event, fs)]
+            if event not in ('begin_fit', 'after_fit'): self.run.listeners[event] = self._timed(event, fs)
 
     def begin_epoch(self): self._add_up()
     def after_fit(self): self._add_up()
@@ -42,20 +50,25 @@ class Profile(Callback):
         return any(device.type=='cuda' for device in devices)
 
     def _timed(self, event, fs):
-        "Make a function that calls `fs` as the Runner does, and notes the time after each."
+        "Replace each listener of an event by one that notes when it's done; before them, note when the event comes."
         note,clock = self.keys.append,self.times.append
         now = self._mark if self.cuda else time.perf_counter
-        arrived,calls = (event, None),[(f, (event, f.__self__.name)) for f in fs]
 
-        def call():
-            note(arrived)
+        def arrive(self):
+            note((event, None))
             clock(now())
-            for f,key in calls:
-                stop = f()
-                note(key)
-                clock(now())
-                if stop is True: return True
-        return call
+
+        def timed(f):
+            owner = getattr(unwrap(f, stop=lambda f: hasattr(f, '__self__')), '__self__', None) # others may wrap, too
+            key = event, getattr(owner, 'name', 'a function')
+            @wraps(f)
+            def call():
+                try: return f()
+                finally:
+                    note(key)
+                    clock(now())
+            return call
+        return [MethodType(arrive, self), *map(timed, fs)]
 
     def _mark(self):
         "Put an event into the queue of the current CUDA stream."
@@ -89,9 +102,13 @@ class Profile(Callback):
 
     def _part(self, before, event): return 'data' if event=='begin_batch' else self.parts.get((before, event), 'rest')
 
+    def _total(self):
+        if not self.seconds: raise ValueError('nothing was timed: there was no fit yet, or no batch in it')
+        return sum(self.seconds.values())
+
     def table(self):
         "Make a `Table` of the parts: seconds, share, and microseconds for each training batch."
-        total = sum(self.seconds.values())
+        total = self._total()
         parts = sorted(self.seconds.items(), key=lambda item: -item[1])
         rows = [[part, s, s/total, s/max(self.batches, 1)*1e6] for part,s in [*parts, ('together', total)]]
         return Table(rows, ['part', 'seconds', 'share', 'µs a batch'], formats={'share': '.1%', 'µs a batch': '.1f'})
@@ -99,7 +116,7 @@ class Profile(Callback):
     def plot(self):
         "Draw each part's share as a bar; return the axes."
         import matplotlib.pyplot as plt
-        total = sum(self.seconds.values())
+        total = self._total()
         parts = sorted(self.seconds.items(), key=lambda item: item[1])
         ax = plt.subplots(figsize=(6, 0.3*len(parts)+0.8))[1]
         ax.barh([part for part,_ in parts], [s/total*100 for _,s in parts], color='black')

@@ -25,8 +25,7 @@ def fan_in_fan_out(
     "Compute fan-in and fan-out from the shape of `weight`. ValueError below two dimensions."
     if weight.dim()<2: raise ValueError(f'weight needs at least 2 dimensions, found shape {tuple(weight.shape)}')
     n_out,n_in,*kernel = weight.shape
-    field = math.prod(kernel)
-    return n_in*field,n_out*field
+    return n_in*math.prod(kernel),n_out*math.prod(kernel)
 
 # %% ../nbs/02a_why_sqrt5.ipynb #0a40d20c
 def gain(

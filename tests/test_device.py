@@ -53,7 +53,8 @@ def train(name, device, folder):
     data  = DataBunch(DeviceLoader(DATA, 20, True, device), DeviceLoader(DATA, 40, device=device), c=10)
     learn = Learner(model, optim.SGD(model.parameters(), lr=0.3, momentum=0.9), F.cross_entropy, data)
     counter = CountWaits()
-    run = Runner([DeviceCallback(device), AvgStatsCallback(log=None), counter, *cbs])
+    if name not in ('AvgStatsCallback', 'ProgressCallback'): cbs += [AvgStatsCallback(log=None)] # one measures the loss
+    run = Runner([DeviceCallback(device), counter, *cbs])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed): run.fit(3, learn)
     return torch.cat([p.detach().cpu().flatten() for p in model.parameters()]),run,counter.n
@@ -63,10 +64,10 @@ def warm_up(tmp_path_factory):
     "Train once before: the first fit on a device loads kernels and allocates pinned memory."
     train('Recorder', DEVICE, tmp_path_factory.mktemp('warm_up'))
 
-@pytest.fixture(params=range(20))
+@pytest.fixture(params=range(23))
 def name(request, tmp_path):
     found = names(tmp_path)
-    assert len(found)==20
+    assert len(found)==23
     return found[request.param]
 
 def test_callback(name, tmp_path):
@@ -120,3 +121,68 @@ def test_the_same_seed_gives_the_same_weights():
         Runner([DeviceCallback(DEVICE), Seed(3), BatchTransform(RandomShift(2, (4,4)))]).fit(2, learn)
         return torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
     assert torch.equal(fit(1), fit(2))
+
+def test_the_optimisers_state_moves_as_it_is():
+    "To the device of its weight, in its own type; a learning rate that is a tensor stays the same object."
+    model,lr = small_model().bfloat16(),torch.tensor(0.1)
+    opt = optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    for p in model.parameters(): opt.state[p]['momentum_buffer'] = torch.ones(p.shape)
+    data  = DataBunch(DeviceLoader(DATA, 20, device=DEVICE), c=10)
+    learn = Learner(model, opt, nn.CrossEntropyLoss(torch.ones(10)), data)
+    Runner(DeviceCallback(DEVICE)).fit(0, learn)
+    assert opt.param_groups[0]['lr'] is lr and learn.loss_func.weight.device.type==DEVICE.type
+    for p in model.parameters():
+        kept = opt.state[p]['momentum_buffer']
+        assert (kept.device, kept.dtype)==(p.device, torch.float32) and p.device.type==DEVICE.type
+
+CAPTURE = CudaGraphCapture if ON_GPU else GraphCapture
+
+class Sum(nn.Module):
+    "A model of two named inputs."
+    def __init__(self):
+        super().__init__()
+        self.layers = small_model()
+    def forward(self, left, right): return self.layers(left - 2*right)
+
+class Freeze(Callback):
+    "Freeze the first layer for some batches."
+    def begin_batch(self):
+        if self.in_train and self.n_iter in (6, 14):
+            for p in self.model.layers[0].parameters(): p.requires_grad_(self.n_iter==14)
+
+def test_cuda_graph_follows_a_batch_and_frozen_layers():
+    "Keys in another order, and a layer that is frozen after the capture: the weights are those of ordinary steps."
+    x,y = DATA.x.to(DEVICE),DATA.y.to(DEVICE)
+    batches = []
+    for i in range(0, 160, 10):
+        named = {'left': x[i:i+10], 'right': x.flip(0)[i:i+10]}
+        batches.append((named if i%20 else dict(reversed(named.items())), y[i:i+10]))
+    found = []
+    for cbs in [], [CudaGraph(warmup=2, capture=CAPTURE)]:
+        torch.manual_seed(0)
+        model = Sum().to(DEVICE)
+        opt = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        Runner([Freeze(), *cbs]).fit(2, Learner(model, opt, F.cross_entropy, DataBunch(batches, c=10)))
+        found.append(torch.cat([p.detach().cpu().flatten() for p in model.parameters()]))
+    assert (found[0]-found[1]).abs().max()<1e-4
+
+class Interrupts(Callback):
+    "Ctrl-C in the batch that is captured."
+    order = CudaGraph.order + 1
+    def begin_batch(self):
+        if self.n_iter==2: raise KeyboardInterrupt
+
+def test_an_interrupted_capture_leaves_nothing():
+    "The optimiser is as it was, numbers can be read, and another fit trains."
+    torch.manual_seed(0)
+    model = small_model().to(DEVICE)
+    opt = optim.AdamW(model.parameters(), lr=0.01)
+    learn = Learner(model, opt, F.cross_entropy, DataBunch(DeviceLoader(DATA, 20, device=DEVICE), c=10))
+    before = [dict(group) for group in opt.param_groups]
+    with pytest.raises(KeyboardInterrupt): Runner([Interrupts(), CudaGraph(warmup=2, capture=CAPTURE)]).fit(1, learn)
+    assert [dict(group) for group in opt.param_groups]==before
+    if ON_GPU: assert not torch.cuda.is_current_stream_capturing()
+    stats = AvgStatsCallback(log=None)
+    Runner([stats, CudaGraph(warmup=2, capture=CAPTURE)]).fit(5, learn)
+    losses = [row['train_loss'] for row in stats.history]
+    assert losses[-1]<losses[0]

@@ -4,6 +4,7 @@ import fcntl, os, pty, struct, subprocess, sys, termios
 import pytest
 
 # Importing PyTorch takes longest, so one process does both fits: one into a pipe, and then one on the terminal `tty`.
+# Each is followed by two passes that are no epochs, and add nothing to the table.
 FITS = '''
 import os, sys, time, torch, torch.nn.functional as F
 from lesson9.all import *
@@ -17,7 +18,10 @@ for is_terminal in False,True:
     if is_terminal:
         for output in sys.stdout,sys.stderr: output.flush(), os.dup2(tty, output.fileno())
         os.close(tty)
-    Runner([ProgressCallback(accuracy, plot=True), Slow()]).fit(2, learn)
+    run = Runner([ProgressCallback(accuracy, plot=True), Slow()])
+    run.fit(2, learn)
+    run.validate(learn)
+    run.get_preds(learn)
 '''
 
 @pytest.fixture(scope='module')
@@ -64,4 +68,5 @@ def test_pipe_gets_the_table_and_nothing_else(sent):
 def test_terminal_shows_bars_and_keeps_the_table(sent):
     _,_,terminal = sent
     for bar in 'epoch 1 of 2', 'epoch 2 of 2', 'validating', '/8 [', 'loss ': assert bar in terminal, terminal
+    assert '\rvalidating' in terminal and 'of 0' not in terminal, terminal # a pass after the fit is part of no epoch
     assert is_table(screen(terminal)), screen(terminal)

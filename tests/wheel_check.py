@@ -23,7 +23,7 @@ accuracy_reached = run.avg_stats.history[-1]['valid_accuracy']
 assert accuracy_reached > 0.95, accuracy_reached
 
 # The recipe in a line, with what only the library's own requirements bring.
-run = fit_one_cycle(learn, 1, 0.3, accuracy)
+run = fit_one_cycle(1, learn, 0.3, accuracy)
 assert run.progress.history[-1]['valid_accuracy'] > 0.95
 
 # Importing everything may cost at most 0.8 s more than importing torch: medians of runs that take turns, after one to

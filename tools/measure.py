@@ -2,7 +2,8 @@
 
 Exits with 1 if one is exceeded, times excepted.
 
-A module belongs to its notebook's part: the lesson (00 to 05, without 04b), the workshop (up to 29) or the proof."""
+A module belongs to its notebook's part: the lesson (00 to 05, without 01 and 04a to 04c), the workshop (up to 29)
+or the proof."""
 import ast, re, sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT_WAY = '00 03 04 05'.split() # an evening; of 00 without the section on the file format
+SHORT_WAY = '00 03 03b 04 05'.split() # an evening; of 00 without the section on the file format
 VAGUE = re.compile(r'\b(whoever|nobody|somebody)\b', re.I)
 CONTRACTION = re.compile(r"\b(\w+n['’]t|\w+['’](re|ve|ll|m)|(it|that|what|here|there|let|he|she)['’]s)\b", re.I)
 
@@ -29,7 +30,7 @@ def words(text):
 
 def part(stem):
     "The part of the course that a notebook belongs to."
-    if '00'<=number(stem)<='05' and number(stem)!='04b': return 'lesson'
+    if '00'<=number(stem)<='05' and not re.fullmatch('01|04[a-z]', number(stem)): return 'lesson'
     return 'proof' if '30'<=number(stem)<='99' else 'workshop'
 
 def code_lines(cell):
