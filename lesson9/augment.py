@@ -54,6 +54,7 @@ class RandomShift:
         if tuple(xb.shape[-2:])!=(h, w) and xb.shape[-1]!=h*w:
             found = f'found a batch of shape {tuple(xb.shape)}'
             raise ValueError(f'RandomShift was made for images of {h} x {w}, {found}')
+        if n==0: return xb
 
         dy,dx   = ((torch.rand(2, n, 1, device=device)*2-1)*self.pixels).round().long()
         rows    = (torch.arange(h, device=device)-dy).clamp(0, h-1) # (n, h)
