@@ -73,6 +73,8 @@ class Best(Callback):
         "Whether this epoch is the best, which is then remembered; NaN never is. None if `metric` wasn't measured."
         value = epoch_row(self.run).get(self.metric)
         if value is None: return None
+        if isinstance(value, (list, dict)):
+            raise TypeError(f'{self.metric!r} has several values, found {value!r:.60}: follow one number')
         value = float(value) # of one of NumPy's numbers or a tensor
         better = value<self.best-self.min_delta if self.mode=='min' else value>self.best+self.min_delta
         if better: self.best,self.best_epoch = value,self.epoch
