@@ -7,7 +7,7 @@ __all__ = ['get_model_func', 'create_learner', 'Recorder', 'Schedule', 'annealer
            'sched_exp', 'sched_poly', 'combine_scheds', 'cos_1cycle_anneal', 'ParamScheduler']
 
 # %% ../nbs/05_anneal.ipynb #81902a83
-import html, inspect, math
+import inspect, math
 from functools import partial, wraps
 from numbers import Real
 
@@ -15,6 +15,7 @@ import torch
 
 from .callbacks import *
 from .learner import *
+from .tables import *
 
 # %% ../nbs/05_anneal.ipynb #03429347
 def get_model_func(lr=0.5): # learning rate of its SGD
@@ -88,8 +89,6 @@ def _plot(values, label):
     return ax
 
 # %% ../nbs/05_anneal.ipynb #e0a9b489
-#| code-summary: "Schedule, and how it draws itself"
-#| code-fold: true
 class Schedule:
     "A function of the position that says how it was made, and draws itself in a notebook."
     def __init__(self,
@@ -99,19 +98,7 @@ class Schedule:
 
     def __call__(self, pos): return self.f(pos)
     def __repr__(self): return self.text
-
-    def _repr_html_(self):
-        values,text = [self(i/50) for i in range(51)],f'<code>{html.escape(self.text)}</code>'
-        if not all(isinstance(v, (int, float)) for v in values): return text # a pair, for example, can't be drawn
-
-        low,high = min(values),max(values)
-        points = ' '.join(f'{4*i+6},{66-60*(v-low)/(high-low or 1):.1f}' for i,v in enumerate(values))
-        labels = [(70, low), (13, high)] if high>low else [(70, low)] # height, and value
-        scale = ''.join(f'<text x="212" y="{y}" font-size="11" fill="currentColor">{v:.3g}</text>' for y,v in labels)
-        alt = f'From {values[0]:.3g} to {values[-1]:.3g}, between {low:.3g} and {high:.3g}' # for screen readers
-        line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
-        svg = f'<svg width="262" height="76" role="img" aria-label="{alt}">{line}{scale}</svg>'
-        return f'<figure class="schedule">{svg}<figcaption>{text}</figcaption></figure>'
+    def _repr_html_(self): return curve_html([self(i/50) for i in range(51)], self.text)
 
 # %% ../nbs/05_anneal.ipynb #b32a012f
 def annealer(
@@ -216,7 +203,7 @@ class ParamScheduler(Callback):
     def places(self): return self.run.opt.param_groups if self.targets is None else self.targets
 
     def begin_fit(self):
-        "Raise ValueError, before anything is set, for an unknown name or a wrong number of schedules."
+        "Raise ValueError, before anything is set, for an unknown name, or schedules that don't fit."
         if not self.run.epochs: return # nothing is trained: there may be no optimiser
         places,scheds = self.places(),self.sched_funcs
         self.scheds = scheds if isinstance(scheds, (list, tuple)) else [scheds]*len(places)
@@ -225,6 +212,9 @@ class ParamScheduler(Callback):
         for place in places:
             if isinstance(place, dict): _check_name(place, self.pname)
             elif not hasattr(place, self.pname): raise ValueError(f'{type(place).__name__} has no {self.pname!r}')
+        for cb in self.run.cbs:
+            if cb is self or not isinstance(cb, ParamScheduler) or cb.pname!=self.pname: continue
+            if any(a is b for a in cb.places() for b in places): raise ValueError(f'two schedules set {self.pname!r}')
 
     def begin_batch(self):
         if not self.run.in_train: return

@@ -241,6 +241,7 @@ class Runner(Dispatcher):
         "Train `learn.model` for `epochs` epochs. Bad input: TypeError, ValueError; inside a fit: RuntimeError."
         check_int('epochs', epochs, 0)
         check_loader('train_dl', learn.data.train_dl)
+        check_opt(learn)
         if learn.data.valid_dl is not None: check_loader('valid_dl', learn.data.valid_dl)
         self._fit(epochs, learn, lambda: self.all_epochs(epochs))
 

@@ -91,7 +91,8 @@ class Dataset:
     def __init__(self,
         x, # inputs: a tensor whose first axis counts samples, or anything with `len` and an index, such as a list
         y, # targets, one for each input
-    ): # ValueError if their lengths differ
+    ): # ValueError if their lengths differ, TypeError for a dict of columns
+        if hasattr(x, 'keys'): raise TypeError(f'x is indexed by sample, found a {type(x).__name__} of columns')
         if len(x)!=len(y): raise ValueError(f'x and y must have one length, found {len(x)} inputs and {len(y)} targets')
         self.x,self.y = x,y
 
