@@ -26,6 +26,7 @@ from .sqrt5 import *
 from .init import *
 from .minibatch import *
 from .learner import *
+from .errors import *
 from .callbacks import *
 from .nested import *
 from .averages import *
@@ -33,6 +34,7 @@ from .predict import *
 from .anneal import *
 from .devices import *
 from .gpu import *
+from .capture import *
 from .cuda_graph import *
 from .hooks import *
 from .convnet import *

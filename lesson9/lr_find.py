@@ -16,6 +16,7 @@ from fastcore.basics import listify
 from .anneal import *
 from .averages import *
 from .callbacks import *
+from .errors import *
 from .minibatch import *
 
 # %% ../nbs/16_lr_find.ipynb #70010025

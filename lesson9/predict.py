@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .averages import *
 from .callbacks import *
+from .errors import *
 from .minibatch import *
 from .nested import *
 

@@ -17,6 +17,7 @@ from typing import Any
 from fastcore.basics import patch
 
 from .callbacks import *
+from .errors import *
 from .minibatch import *
 
 # %% ../nbs/32_show_loop.ipynb #11d0000f

@@ -14,6 +14,7 @@ from torch import nn
 
 from .anneal import *
 from .callbacks import *
+from .errors import *
 from .gpu import *
 from .minibatch import *
 from .nested import *

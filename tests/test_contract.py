@@ -109,12 +109,11 @@ class Model:
         if not out: out = self.epochs() if run.epochs is not None else self.only_validate()
         if isinstance(out, Out) and out.leaves('train'): out = self.end('after_cancel_train')
         out = worst(out, self.end('after_fit'))
-        last = None
         while self.stack:
             i,n,kind = self.stack.pop()
             self.trace.append((i, 'stack', dict(n=n)))
-            if kind!='none': last = Out(kind, (i, 'stack', n), '') # as in nested `with` blocks: the last one is seen
-        return worst(out, last)
+            if kind!='none': out = worst(out, Out(kind, (i, 'stack', n), ''))
+        return out
 
     def epochs(self):
         self.dirty = False
@@ -394,7 +393,8 @@ def compare_raised(found, out, raised):
         assert (found.__cause__ or found.__context__) is raised[out.source]
     else: assert found is raised[out.source], f'{found!r}, expected {raised[out.source]!r}'
     if out and out.kind not in CANCELS:
-        notes = getattr(found, '__notes__', [])
+        place,*notes = found.__notes__
+        assert place.startswith('in '), place
         assert len(notes)==out.others, f'{len(notes)} notes, expected {out.others}: {notes}'
 
 # Random cases, and smaller ones of a case that fails

@@ -2,7 +2,7 @@
 
 Exits with 1 if one is exceeded, times excepted.
 
-A module belongs to its notebook's part: the lesson (00 to 05, without 01 and 04a to 04c), the workshop (up to 29)
+A module belongs to its notebook's part: the lesson (00 to 05, without 01, 03c and 04a to 04c), the workshop (up to 29)
 or the proof."""
 import ast, re, sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def words(text):
 
 def part(stem):
     "The part of the course that a notebook belongs to."
-    if '00'<=number(stem)<='05' and not re.fullmatch('01|04[a-z]', number(stem)): return 'lesson'
+    if '00'<=number(stem)<='05' and not re.fullmatch('01|03c|04[a-z]', number(stem)): return 'lesson'
     return 'proof' if '30'<=number(stem)<='99' else 'workshop'
 
 def code_lines(cell):
