@@ -33,6 +33,7 @@ from .averages import *
 from .predict import *
 from .anneal import *
 from .devices import *
+from .sync import *
 from .gpu import *
 from .capture import *
 from .cuda_graph import *

@@ -9,8 +9,8 @@ __all__ = ['GraphCapture', 'CudaGraphCapture']
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .gpu import *
 from .nested import *
+from .sync import *
 
 # %% ../nbs/11a_capture.ipynb #65703c25
 class GraphCapture(TorchDispatchMode):

@@ -55,7 +55,9 @@ def _who(frames, run):
     "Name whom the loop had called: a callback's method, or the stage."
     for frame,line in reversed(frames):
         owner = frame.f_locals.get('self')
-        if getattr(owner, '__dict__', {}).get('run') is run: return f'{type(owner).__name__}.{frame.f_code.co_name}'
+        if getattr(owner, '__dict__', {}).get('run') is run:
+            methods = [frame.f_code.co_name for frame,_ in frames if frame.f_locals.get('self') is owner]
+            return f'{type(owner).__name__}.{methods[0]}'
         if owner is not run: continue
         if 'event' in frame.f_locals: return f"a function at {frame.f_locals['event']}"
         text = linecache.getline(frame.f_code.co_filename, line)
