@@ -67,29 +67,41 @@ class HistoryCallback(Callback):
         valid_names=(), # what is measured in validation only
     ):
         self.names,self.history = [*names, *valid_names],[]
+        twice = [name for name in self.names if self.names.count(name)>1]
+        if twice:
+            raise ValueError(f"metrics need different names, found {twice}: set a function's __name__, the name in "
+                             'Metrics(name=metric), or the prefix of a collection')
         self.columns = [f'train_{name}' for name in names] + [f'valid_{name}' for name in self.names]
 
     def begin_fit(self):
         "Tell this fit's rows from earlier ones. ValueError if two callbacks of the run measure the same column."
         self.earlier = self.history[-1] if self.history else None
-        measured = {} # by whom
+        taken = _taken.copy()
         for cb in self.run.cbs if self.epochs else ():
-            for column in cb.columns if isinstance(cb, HistoryCallback) else ():
-                first = measured.setdefault(column, cb)
-                if first is cb: continue
-                raise ValueError(f'{type(first).__name__} and {type(cb).__name__} both measure {column!r}: '
-                                 'leave one out, or give it another name')
+            if isinstance(cb, HistoryCallback): _take(taken, cb, cb.columns)
+
+_taken = {'epoch': 'Runner', 'fit': 'CSVLogger'} # columns that no callback can measure, and where they come from
+
+def _take(taken, cb, columns):
+    "Note that `cb` measures `columns`. ValueError if one is taken."
+    for column in columns:
+        if column in taken:
+            raise ValueError(f'{taken[column]} and {type(cb).__name__} both measure {column!r}: '
+                             'leave one out, or give it another name')
+        taken[column] = type(cb).__name__
 
 # %% ../nbs/04b_averages.ipynb #0eec3956
 def epoch_row(
     run, # a `Runner`, in `after_epoch`
 ): # a dict: 'epoch', and all columns that were measured in this epoch
-    "Join the newest rows of all callbacks that measure."
-    row = {'epoch': run.epoch}
+    "Join the newest rows of all callbacks that measure. ValueError if two rows have the same column."
+    row,taken = {'epoch': run.epoch},_taken.copy()
     for cb in run.cbs:
         if not isinstance(cb, HistoryCallback) or not cb.history: continue
         last = cb.history[-1]
-        if last is not cb.earlier and last['epoch']==run.epoch: row |= last
+        if last is cb.earlier or last['epoch']!=run.epoch: continue
+        _take(taken, cb, [column for column in last if column!='epoch']) # a callback may measure more than it has said
+        row |= last
     return row
 
 # %% ../nbs/04b_averages.ipynb #198eb389
@@ -103,13 +115,12 @@ class AvgStatsCallback(HistoryCallback):
     ):
         self.metrics,self.valid_metrics = listify(metrics),listify(valid_metrics)
         if more:
-            found = ', '.join(map(_name, [*self.metrics, *more]))
-            raise TypeError(f'put metrics in a list, AvgStatsCallback([{found}]), and name what is none: log=...')
+            found = ', '.join(_name(m) for m in [*self.metrics, *more] if callable(m))
+            kind  = type(self).__name__
+            raise TypeError(f'put metrics in a list, {kind}([{found}]), and give other settings by name')
         for m in self.metrics+self.valid_metrics:
             if not callable(m): raise TypeError(f'a metric must be a function of (pred, yb), found {m!r}')
         super().__init__(['loss', *map(_name, self.metrics)], map(_name, self.valid_metrics))
-        if len(set(self.names))<len(self.names):
-            raise ValueError(f"metrics need different names, found {self.names[1:]}: a function's __name__ can be set")
         self.log = log
 
     def begin_fit(self):

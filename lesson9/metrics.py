@@ -33,7 +33,8 @@ class Metrics(HistoryCallback):
         for name,m in self.metrics.items():
             missing = [method for method in ('update', 'compute', 'reset') if not hasattr(m, method)]
             if missing: raise TypeError(f"metric {name!r} has no {', '.join(missing)}: {type(m).__name__}")
-        names = [n for name,m in self.metrics.items() for n in (m.keys() if hasattr(m, 'keys') else [name])]
+        self.collections = {name: list(m.keys()) for name,m in self.metrics.items() if hasattr(m, 'keys')}
+        names = [n for name in self.metrics for n in self.collections.get(name, [name])]
         super().__init__(names if train else [], [] if train else names)
         self.train = train
         self.part,self.row = None,{} # 'train' or 'valid', once a batch of it was seen; results of this epoch
@@ -64,9 +65,12 @@ class Metrics(HistoryCallback):
             if hasattr(m, 'to'): m.to(self.run.loss.device)
 
     def _compute(self):
-        "Add the results of a part of the epoch to the row, as floats or lists of floats."
+        "Add the results of a part of the epoch to the row: floats, or lists or dicts of floats."
         for name,m in self.metrics.items() if self.part else ():
-            values = result if isinstance(result := m.compute(), dict) else {name: result}
+            values = m.compute() if name in self.collections else {name: m.compute()}
+            if set(values)!=set(expected := self.collections.get(name, [name])):
+                raise ValueError(f"metric {name!r} should compute {', '.join(expected)}, but computed "
+                                 f"{', '.join(values)}: give Metrics what is in it, one by one")
             for key,v in values.items(): self.row[f'{self.part}_{key}'] = map_tensors(Tensor.tolist, v)
 
 # %% ../nbs/18_metrics.ipynb #70010070
@@ -158,9 +162,12 @@ class TensorBoardLogger(Recorder):
     def after_epoch(self):
         if self.writer is None: return
         self.write_batches()
-        for name,value in epoch_row(self.run).items():
-            if name=='epoch' or not isinstance(value, numbers.Real): continue # a list can't be drawn
-            self.writer.add_scalar(name.replace('_', '/', 1), float(value), len(self.losses))
+        for column,value in epoch_row(self.run).items():
+            if column=='epoch': continue
+            name = column.replace('_', '/', 1)
+            values = {f'{name}/{k}': v for k,v in value.items()} if isinstance(value, dict) else {name: value}
+            for tag,v in values.items(): # a list can't be drawn
+                if isinstance(v, numbers.Real): self.writer.add_scalar(tag, float(v), len(self.losses))
 
     def after_fit(self):
         if self.writer is None: return

@@ -11,8 +11,10 @@ from copy import copy
 from dataclasses import fields, is_dataclass
 
 import numpy as np
-from torch import Tensor
+from torch import Size, Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from .minibatch import check_int
 
 # %% ../nbs/04a_nested.ipynb #4a000008
 def children(
@@ -69,10 +71,13 @@ def map_tensors(
 def batch_size(
     x, # a tensor of shape (n, ...), or any nesting of containers
 ): # n
-    "Count samples: what `batch_size` says, or the length of the first array. Else ValueError."
+    "Count samples: what an attribute `batch_size` says, or the length of the first array. Else ValueError."
     for part in walk(x):
         if isinstance(part, PackedSequence): return int(part.batch_sizes[0]) # on the CPU: nothing waits
         if isinstance(part, (Tensor, np.ndarray)) and part.ndim: return len(part)
         said = getattr(part, 'batch_size', None)
-        if isinstance(said, int): return said
+        if said is None or isinstance(said, Size): continue # a TensorDict has a Size: its tensors tell their length
+        if isinstance(said, (Tensor, np.ndarray)) and said.ndim==0: said = said.item()
+        check_int(f'{type(part).__name__}.batch_size', said, 0)
+        return int(said)
     raise ValueError(f'found no tensor with samples in {x!r:.60}: give it an attribute batch_size')

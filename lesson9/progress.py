@@ -72,10 +72,13 @@ class ProgressCallback(AvgStatsCallback):
     order = AvgStatsCallback.order + 10 # after callbacks that measure: it shows their rows, too
     interval = 0.25 # seconds between two updates
     def __init__(self,
-        metrics=None, # a `metric(pred, yb)` that gives the mean over a batch, or a list of them
-        plot=False,   # True: in a notebook, also a plot of the losses that grows as training goes on
+        metrics=None,       # a `metric(pred, yb)` that gives the mean over a batch, or a list of them
+        *more,              # nothing: several metrics are one list
+        valid_metrics=None, # metrics for validation only
+        plot=False,         # True: in a notebook, also a plot of the losses that grows as training goes on
     ):
-        super().__init__(metrics, log=None)
+        super().__init__(metrics, *more, valid_metrics=valid_metrics, log=None)
+        self.columns.append('seconds')
         self.plot,self.screen = plot,None
         self.bar,self.points = None,[] # points: pairs (epochs done, mean training loss since the point before)
         self.first = 0 # row of the history with which the last fit began
@@ -97,9 +100,8 @@ class ProgressCallback(AvgStatsCallback):
         n_rows = len(self.history)
         super().after_epoch()
         if len(self.history)>n_rows: # otherwise no batch had a loss
-            row = epoch_row(self.run) | {'seconds': perf_counter()-self.start}
-            self.history[-1]['seconds'] = row['seconds']
-            self.screen.row(row)
+            self.history[-1]['seconds'] = perf_counter()-self.start
+            self.screen.row(epoch_row(self.run))
         self.start = perf_counter()
 
     def after_fit(self):
@@ -111,10 +113,12 @@ class ProgressCallback(AvgStatsCallback):
 
     def plot_loss(self): # the axes
         "Draw the training loss of the last fit, and the validation loss after each epoch."
+        valid = [(row['epoch']+1, row['valid_loss']) for row in self.history[self.first:] if 'valid_loss' in row]
+        if not self.points and not valid:
+            raise ValueError(f'no losses to draw: fit first, for more than {self.interval} seconds or with validation')
         from matplotlib.figure import Figure # pyplot would show it a second time at the end of the cell
         ax = Figure(figsize=(6, 2.8), layout='constrained').subplots()
         ax.plot([x for x,_ in self.points], [y for _,y in self.points], color='#999', lw=1, label='training')
-        valid = [(row['epoch']+1, row['valid_loss']) for row in self.history[self.first:] if 'valid_loss' in row]
         ax.plot([x for x,_ in valid], [y for _,y in valid], 'ko-', lw=1, ms=4, label='validation')
         ax.set(xlabel='epochs', ylabel='loss')
         ax.legend()

@@ -54,6 +54,7 @@ def one_cycle_runner(
     momentums=(0.95, 0.85, 0.95), # momentum at the start, the top and the end, if the optimiser uses it; None: as it is
     plot=False,     # True: draw the losses while training
     progress=True,  # False: print nothing; measurements are in `avg_stats.history`
+    valid_metrics=None, # metrics for validation only
 ): # a `Runner`
     "Make a `Runner` that trains on the best device, with a learning rate that rises once and falls again."
     if hasattr(lr_max, 'tolist'): lr_max = lr_max.tolist() # NumPy's array or number, or a tensor
@@ -74,16 +75,19 @@ def one_cycle_runner(
         if pname in [s.pname for s in scheds]:
             way_out,kind = 'use Runner.fit' if pname=='lr' else 'pass momentums=None',type(cb).__name__
             raise ValueError(f'one cycle sets {pname!r}, and so does a {kind} in cbs: {way_out} for yours')
-    return Runner([*cbs, *_missing(cbs, metrics, plot, progress), *scheds])
+    return Runner([*cbs, *_missing(cbs, metrics, valid_metrics, plot, progress), *scheds])
 
-def _missing(cbs, metrics, plot, progress):
+def _missing(cbs, metrics, valid_metrics, plot, progress):
     "The callbacks that a one-cycle run has, but for those whose place one of `cbs` takes."
     def has(cls): return any(isinstance(cb, cls) for cb in cbs)
     if not has(AvgStatsCallback):
-        yield ProgressCallback(metrics, plot) if progress else AvgStatsCallback(metrics, log=None)
-    elif metrics or plot: raise ValueError('cbs has a callback that measures: give it the metrics, and the plot')
+        cls,setting = (ProgressCallback, {'plot': plot}) if progress else (AvgStatsCallback, {'log': None})
+        yield cls(metrics, valid_metrics=valid_metrics, **setting)
+    elif metrics or valid_metrics or plot:
+        raise ValueError('cbs has a callback that measures: give it the metrics, and the plot')
     if not has(DeviceCallback): yield DeviceCallback()
-    if all(cb.name!='recorder' for cb in cbs): yield Recorder() # one with another name may be there besides
+    names = [getattr(cb, 'name', '') for cb in cbs] # the Runner will refuse what has none
+    if 'recorder' not in names: yield Recorder() # one with another name may be there besides
 
 def _momentum_cycles(opt, pct_start, momentums):
     "A list with a callback that schedules momentum in the groups that use it, if any does."
@@ -99,7 +103,7 @@ def fit_one_cycle(
     lr_max,       # the largest learning rate; or a list or an array, one for each parameter group
     metrics=None, # a `metric(pred, yb)`, or a list of them
     cbs=None,     # further callbacks
-    **kwargs,     # for `one_cycle_runner`, such as `plot` or `progress`
+    **kwargs,     # for `one_cycle_runner`, such as `plot` or `valid_metrics`
 ): # the `Runner`, with `progress.history`, `recorder.plot_loss()` and `recorder.plot_lr()`
     "Train on the best device, with a learning rate that rises once and falls again."
     if isinstance(epochs, Learner):
