@@ -40,6 +40,7 @@ from .cuda_graph import *
 from .hooks import *
 from .convnet import *
 from .progress import *
+from .restore import *
 from .lr_find import *
 from .steps import *
 from .metrics import *

@@ -21,6 +21,7 @@ from .learner import *
 from .lr_find import *
 from .minibatch import *
 from .progress import *
+from .restore import *
 
 # %% ../nbs/21_recipe.ipynb #7a210001
 class _OneCycle(ParamScheduler):
