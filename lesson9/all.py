@@ -43,6 +43,7 @@ from .progress import *
 from .restore import *
 from .lr_find import *
 from .steps import *
+from .files import *
 from .metrics import *
 from .monitor import *
 from .augment import *

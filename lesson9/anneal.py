@@ -56,8 +56,9 @@ class Recorder(Callback):
     def after_batch(self):
         if not self.run.in_train or self.run.loss is None: return # through `run`: quicker than `self.loss`
         self.waiting.append(self.run.loss.detach().flatten())
-        for name,values in self.params.items():
-            values.append(tuple([_kept(g[name]) for g in self.run.opt.param_groups]))
+        for name,values in self.params.items(): values.append(self.now(name))
+
+    def now(self, name): return tuple([_kept(group[name]) for group in self.run.opt.param_groups])
 
     def after_epoch(self):
         if self.waiting: self.losses += torch.cat(self.waiting).tolist()

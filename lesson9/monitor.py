@@ -13,6 +13,7 @@ import torch
 
 from .averages import *
 from .callbacks import *
+from .files import *
 from .metrics import *
 from .minibatch import *
 
