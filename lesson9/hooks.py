@@ -95,7 +95,7 @@ class ActivationStats(HooksCallback):
             self.records.setdefault(hook.name, [torch.empty(0, 3+self.bins)]*2)
 
     def forward_begins(self): self.part = 'forward' if self.in_train else None
-    def backward_begins(self): self.part = 'backward' if self.in_train else None
+    def backward_begins(self): self.part = 'backward'
     def after_pred(self): self.part = None
     after_backward = after_batch = after_pred
 
