@@ -84,6 +84,9 @@ class _Summary(ShowsTable, list):
         return Table(rows, columns, formats={'parameters': ',', 'MFLOP': '.2f', 'kB': '.0f'})
 
 # %% ../nbs/14_convnet.ipynb #2d77d7eb
+def _bilinear_flops(x1, weight, x2, *args, **kwargs): return 2*x1[0]*weight.numel() # of the shapes
+_also_counted = {torch.ops.aten._trilinear: _bilinear_flops} # `nn.Bilinear`
+
 @torch.no_grad()
 def summary(
     model, # an `nn.Module`; left as it was
@@ -106,12 +109,15 @@ def summary(
         attention = torch.backends.mha
         stack.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
         attention.set_fastpath_enabled(False) # attention as matrix products: faster ways to compute it aren't counted
+        for library in torch.backends.mkldnn, torch.backends.cudnn: # for them, a recurrent layer is one operation
+            stack.callback(setattr, library, 'enabled', library.enabled)
+            library.enabled = False
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for m in names: stack.callback(setattr, m, 'training', m.training)
         model.eval() # batch norm keeps its statistics, dropout is off
         for m in names: stack.callback(m.register_forward_pre_hook(start).remove)
         stack.enter_context(Hooks(names, finish))
-        with FlopCounterMode(display=False) as counter: call_model(model, xb)
+        with FlopCounterMode(display=False, custom_mapping=_also_counted) as counter: call_model(model, xb)
     return _layer_rows(calls, names)
 
 def _layer_rows(calls, names):

@@ -158,7 +158,7 @@ def show_images(
 def normalize(x: Tensor, mean: float|Tensor, std: float|Tensor) -> Tensor:
     "Return `(x-mean)/std`; tensors broadcast. ValueError unless all of `std` is above 0."
     if not torch.all(torch.as_tensor(std)>0): raise ValueError(f'std must be above 0, found {std}')
-    return (x-mean)/std
+    return (x-1.*mean)/std # with a whole number, bytes below the mean would wrap round
 
 # %% ../nbs/00_data.ipynb #a592af6b
 def normalize_to(train: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,10 +44,9 @@ def _send(t, device): return t.to(device, non_blocking=t.device.type=='cpu' and 
 def _map(f, f_object, x):
     "Call `f` on every tensor in `x`, and `f_object` on every object that has a method `to`."
     if isinstance(x, Tensor): return f(x)
-    if hasattr(x, 'to'): return f_object(x)
-    if type(x) is dict: return {k: _map(f, f_object, v) for k,v in x.items()}
-    if type(x) in (tuple, list): return type(x)(_map(f, f_object, v) for v in x)
-    return map_tensors(f, x)
+    parts = children(x)
+    if callable(getattr(x if parts is None else type(x), 'to', None)): return f_object(x) # a field may be called `to`
+    return x if parts is None else rebuild(x, {k: _map(f, f_object, part) for k,part in parts.items()})
 
 # %% ../nbs/10_devices.ipynb #2d5e8a11
 def move_opt_state(
@@ -139,6 +138,9 @@ class DeviceLoader:
                                 'write Dataset(x, y) of two tensors')
             if not isinstance(t := getattr(ds, name), Tensor):
                 raise TypeError(f'DeviceLoader needs {name} to be a tensor, found {type(t).__name__}')
+        for name in '__getitem__', 'get_batch':
+            if getattr(type(ds), name, None) not in (None, getattr(Dataset, name)): # it would never be called
+                raise TypeError(f'{type(ds).__name__} has its own {name}, DeviceLoader reads x and y: use DataLoader')
         self.sampler = Sampler(len(ds), bs, shuffle)
         self.device = _check_device(device)
         self.ds = Dataset(*to_device((ds.x, ds.y), self.device))

@@ -6,7 +6,8 @@
 __all__ = ['Hook', 'Hooks', 'weight_layers', 'HooksCallback', 'ActivationStats']
 
 # %% ../nbs/13_hooks.ipynb #0270d86a
-from functools import partial
+import warnings
+from contextlib import ExitStack, nullcontext
 
 import torch
 
@@ -20,8 +21,10 @@ class Hook:
     def __init__(self,
         module, # an `nn.Module`; the hook doesn't keep it alive
         f,      # gets this object, the module, its inputs as a tuple, and its output
-    ): self.handle = module.register_forward_hook(partial(f, self))
+    ): self.f,self.handle = f,module.register_forward_hook(self)
 
+    def __call__(self, *args): return self.f(self, *args)
+    def __reduce__(self): return getattr, (nullcontext(), '__exit__') # a copied model gets a function that does nothing
     def remove(self): self.handle.remove()
     def __enter__(self): return self
     def __exit__(self, *exc): self.remove()
@@ -33,17 +36,13 @@ class Hooks(list):
         modules, # any iterable of `nn.Module`s
         f,       # as for `Hook`
     ):
-        super().__init__()
-        try:
-            for module in modules: self.append(Hook(module, f))
-        except BaseException:
-            self.remove()
-            raise
+        with ExitStack() as stack: # removes them if one cannot be registered
+            super().__init__(stack.enter_context(Hook(module, f)) for module in modules)
+            stack.pop_all()
 
     def remove(self): # type: ignore[override] # a list has one, too
         for hook in self: hook.remove()
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.remove()
+    __enter__,__exit__ = Hook.__enter__,Hook.__exit__
 
 # %% ../nbs/13_hooks.ipynb #a7509670
 def weight_layers(
@@ -73,6 +72,7 @@ class HooksCallback(Callback):
 # %% ../nbs/13_hooks.ipynb #4b207f58
 class ActivationStats(HooksCallback):
     "Statistics of each layer's output, and of its gradient, in each training batch."
+    part = None # 'forward' while the Runner calls the model in training, 'backward' while it computes gradients
     def __init__(self,
         which=weight_layers,    # a function of the model that returns the modules to look at
         near=0.1,               # numbers closer to zero than this count as near zero
@@ -83,22 +83,28 @@ class ActivationStats(HooksCallback):
         super().__init__(self.look, which)
         self.near,self.bins = near,bins
         self.limits,self.grad_limits = limits,grad_limits
-        # By the layer's name, for outputs and gradients, a tensor (batches, 3+bins): mean, standard deviation,
-        # share near zero, histogram.
-        self.records = {}
+        self.records = {} # by the layer's name, of outputs and gradients: a tensor of a `row` for each batch
 
     def begin_fit(self):
         super().begin_fit()
+        self.found = False
+        self.run.listeners['begin_batch'].append(self.forward_begins) # after all others, which may use the model, too
+        self.run.listeners['after_loss'].append(self.backward_begins)
         for hook in self.hooks:
             hook.rows = [],[] # of outputs and gradients, in this epoch
             self.records.setdefault(hook.name, [torch.empty(0, 3+self.bins)]*2)
 
+    def forward_begins(self): self.part = 'forward' if self.in_train else None
+    def backward_begins(self): self.part = 'backward'
+    def after_pred(self): self.part = None
+    after_backward = after_batch = after_pred
+
     def look(self, hook, module, inputs, output):
         "Record an output, and later its gradient. Of several outputs, the first."
         tensors = list_tensors(output)
-        if not self.in_train or not tensors: return
+        if not self.part or not tensors: return
         out,(outs,grads) = tensors[0].detach(),hook.rows
-        outs.append(self.row(out, out.abs(), self.limits))
+        if self.part=='forward': outs.append(self.row(out, out.abs(), self.limits)) # not when `backward` repeats it
         def look_at_grad(g):
             scaler = getattr(self.opt, 'scaler', None) # of `MixedPrecision` with float16
             if scaler: g = g.float()/scaler.scale(torch.ones((), device=g.device)) # a tensor: nothing waits
@@ -116,6 +122,7 @@ class ActivationStats(HooksCallback):
         hooks = self.hooks or []
         lists = [rows for hook in hooks for rows in hook.rows]
         if not any(lists): return
+        self.found = True
         together = torch.stack([row for rows in lists for row in rows]).cpu()
         new = iter(together.split([len(rows) for rows in lists])) # of each list again
         for rows in lists: rows.clear()
@@ -123,18 +130,15 @@ class ActivationStats(HooksCallback):
 
     def after_fit(self):
         self.after_epoch() # for the rows of a cancelled epoch
+        if self.n_iter and not self.found:
+            warnings.warn('nothing was recorded: no layer ran in training, or the model is compiled', stacklevel=2)
         super().after_fit()
 
-    @property
-    def outs(self): return [outs for outs,_ in self.records.values()]
-    @property
-    def grads(self): return [grads for _,grads in self.records.values()]
-    @property
-    def means(self): return [s[:,0] for s in self.outs]
-    @property
-    def stds(self): return [s[:,1] for s in self.outs]
-    @property
-    def near_zero(self): return [s[:,2] for s in self.outs]
+    outs      = property(lambda self: [outs for outs,_ in self.records.values()])
+    grads     = property(lambda self: [grads for _,grads in self.records.values()])
+    means     = property(lambda self: [s[:,0] for s in self.outs])
+    stds      = property(lambda self: [s[:,1] for s in self.outs])
+    near_zero = property(lambda self: [s[:,2] for s in self.outs])
 
     def plot_stats(self,
         grads=False, # True: of the gradients
@@ -164,9 +168,8 @@ class ActivationStats(HooksCallback):
     def dead_chart(self): # the axes, one for each layer
         "Draw the share of each layer's outputs that is near zero, over time."
         axs,_ = _axes(self.outs, len(self.outs), f'Share of the outputs closer to zero than {self.near}')
-        for ax,share in zip(axs, self.near_zero):
-            ax.fill_between(range(len(share)), share, color='#999')
-            ax.set_ylim(0, 1)
+        for ax,share in zip(axs, self.near_zero): ax.fill_between(range(len(share)), share, color='#999')
+        axs[0].set_ylim(0, 1) # of all, which share it
         return axs
 
 def _axes(stats, n, title=None):

@@ -70,10 +70,10 @@ def lsuv_init(
         for layer in order:
             for _ in range(max_iter):
                 var = _output_variances(model, xb)[layer].item()
-                if not 0 < var < math.inf:
-                    raise ValueError(f'{layer}: its output has a variance of {var}, expected a positive number')
-                if abs(var-1) < tol: break
+                if abs(var-1) < tol or not 0 < var < math.inf: break
                 layer.weight /= math.sqrt(var)
+        for layer,var in _output_variances(model, xb).items(): # a later layer may have changed an earlier one
+            if not abs(var-1) < tol: raise ValueError(f'{layer}: its output has a variance of {var}, expected 1')
     except BaseException: # Ctrl-C, too
         for p,old in saved.items(): p.copy_(old)
         raise
