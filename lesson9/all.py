@@ -14,10 +14,10 @@ __all__ = ['accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', '
            'load_idx', 'LoopDrawing', 'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics',
            'MixedPrecision', 'mnist_path', 'normalize', 'normalize_to', 'one_cycle_runner', 'param_groups',
            'ParamScheduler', 'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile',
-           'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'Sampler', 'SaveBest', 'sched_cos', 'sched_exp',
-           'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images',
-           'stats', 'StepsLoader', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger',
-           'TerminateOnNaN', 'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers']
+           'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin',
+           'sched_no', 'sched_poly', 'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images', 'stats',
+           'StepsLoader', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN',
+           'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers']
 
 # %% ../nbs/index.ipynb #67ae9723
 from .data import *
@@ -67,7 +67,7 @@ _all_ = [ # what people use; the helpers of the modules stay in them
     'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics', 'MixedPrecision', 'mnist_path', 'normalize',
     'normalize_to', 'one_cycle_runner', 'param_groups', 'ParamScheduler', 'pin_memory', 'plot_confusion',
     'plot_top_losses', 'Prefetch', 'Profile', 'ProgressCallback', 'RandomShift', 'Recorder', 'Runner',
-    'Sampler', 'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'sched_poly', 'Schedule',
+    'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'sched_poly', 'Schedule',
     'SchedulerCallback', 'Seed', 'show_image', 'show_images', 'stats', 'StepsLoader', 'Suggestions', 'summary',
     'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN', 'to_device', 'TrainEvalCallback',
     'unchanged', 'weight_layers']

@@ -69,6 +69,7 @@ class Recorder(Callback):
 
     def plot_param(self, pname, pgid=-1):
         "Draw hyperparameter `pname` of parameter group `pgid` (default: the last); return the axes."
+        if pname not in self.params: raise ValueError(f'{pname!r} is not recorded; Recorder({pname!r}) does it')
         return _plot([values[pgid] for values in self.params[pname]], 'learning rate' if pname=='lr' else pname)
 
     def plot_lr(self, pgid=-1):
@@ -112,7 +113,8 @@ def annealer(
     def build(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        bad = [v for v in bound.args if isinstance(v, Real) and not math.isfinite(v)]
+        numbers = [v for v in bound.args if isinstance(v, (Real, torch.Tensor))]
+        bad = [v for v in numbers if not torch.as_tensor(v).isfinite().all()]
         if bad: raise ValueError(f'{f.__name__} needs finite settings, found {bad[0]}')
         sched = Schedule(partial(f, *bound.args), f"{f.__name__}({', '.join(map(repr, bound.args))})")
         sched(0.) # bad values raise an error now, not in the middle of a fit
@@ -157,6 +159,7 @@ def sched_poly(start, end, power, pos):
 # %% ../nbs/05_anneal.ipynb #2883cc0c
 def _check_sched(sched):
     if not callable(sched): raise TypeError(f'found {sched!r}; for a constant, write sched_no({sched!r}, {sched!r})')
+    if hasattr(sched, '__signature__'): raise TypeError(f'{sched.__name__} makes schedules: {sched.__name__}(start, end)')
 
 def _combined(edges, scheds, pos): # outside `combine_scheds`, so that it can be pickled
     if pos>=1: return scheds[-1](1.)
@@ -169,7 +172,7 @@ def combine_scheds(
     scheds, # each phase's schedule
 ): # one `Schedule`
     "Run schedules one after the other (before 0 as at 0). ValueError for shares that don't fit."
-    if len(pcts)!=len(scheds) or not pcts:
+    if len(pcts)!=len(scheds) or not len(pcts):
         raise ValueError(f'expected one share for each schedule, found {len(pcts)} shares and {len(scheds)} schedules')
     for sched in scheds: _check_sched(sched)
     if not all(pct>=0 for pct in pcts): raise ValueError(f'shares must be numbers, none of them negative, found {pcts}')
@@ -197,6 +200,7 @@ class ParamScheduler(Callback):
         sched_funcs, # a schedule, or a list with one for each parameter group (or for each of `target`)
         target=None, # an object with an attribute `pname`, or a list of them; default: the parameter groups
     ):
+        if not isinstance(pname, str): raise TypeError(f'expected a name and then its schedule, found {pname!r}')
         for sched in sched_funcs if isinstance(sched_funcs, (list, tuple)) else [sched_funcs]: _check_sched(sched)
         self.pname,self.sched_funcs = pname,sched_funcs
         self.targets = target if target is None or isinstance(target, (list, tuple)) else [target]
@@ -220,7 +224,7 @@ class ParamScheduler(Callback):
     def begin_batch(self):
         if not self.run.in_train: return
         if self.run.iters is None: # in the first pass over a loader without a length
-            raise ValueError('ParamScheduler needs the number of batches of an epoch: use StepsLoader(dl, n)')
+            raise ValueError('ParamScheduler needs the number of batches of an epoch: use StepsLoader(dl, n), not restarted')
         pos = self.run.n_epochs/self.run.epochs
         for place,sched in zip(self.places(), self.scheds, strict=True):
             if isinstance(place, dict): place[self.pname] = sched(pos)

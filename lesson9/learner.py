@@ -54,7 +54,8 @@ class Learner(ShowsTable):
         self.loss_func,self.data = loss_func,data
 
     def _rows(self):
-        size  = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
+        params = self.model.parameters() if isinstance(self.model, nn.Module) else ()
+        size  = sum(p.numel() for p in params if not nn.parameter.is_lazy(p)) # a lazy one has no size yet
         rates = ', '.join(f'{group["lr"]:.4g}' for group in getattr(self.opt, 'param_groups', ()))
         rows  = [('model', f'{type(self.model).__name__}, {size:,} parameters'),
                  ('optimiser', f'{type(self.opt).__name__}, learning rate {rates}'),
@@ -75,9 +76,11 @@ def get_model(
 def check_pair(batch):
     "Return `batch`; raise TypeError unless it's a pair `(xb, yb)`."
     if isinstance(batch, (tuple, list)) and len(batch)==2: return batch
-    found = f'{type(batch).__name__} {batch!r:.60}'
+    found,hint = f'{type(batch).__name__} {batch!r:.60}','inputs alone are for get_preds'
     if isinstance(batch, Tensor): found = f'a tensor of shape {tuple(batch.shape)}'
-    raise TypeError(f'a batch must be a pair (xb, yb), found {found}; inputs alone are for get_preds')
+    if isinstance(batch, (tuple, list)): found = f'a {type(batch).__name__} of length {len(batch)}'
+    if 'of length' in found and len(batch)>2: hint = 'several inputs are one part, as in ((a, b), yb)'
+    raise TypeError(f'a batch must be a pair (xb, yb), found {found}; {hint}')
 
 # %% ../nbs/03b_learner.ipynb #03b0000c
 def check_count(dl, n):

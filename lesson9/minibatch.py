@@ -24,7 +24,7 @@ def accuracy(
                          '((pred>0).flatten()==yb.flatten()).float().mean()')
     if pred.shape[:-1]!=yb.shape:
         raise ValueError(f'accuracy needs one class each, found shapes {tuple(pred.shape)} and {tuple(yb.shape)}')
-    counted = yb!=ignore_index
+    counted = yb.long()!=ignore_index # in uint8, -100 would be 156
     return ((pred.argmax(-1)==yb) & counted).sum()/counted.sum()
 
 # %% ../nbs/03_minibatch_training.ipynb #c0838584
@@ -137,7 +137,7 @@ def collate(
 ): # a batch (xb, yb)
     "Stack a list of samples into a batch."
     bad = [s for s in samples if not isinstance(s, (tuple, list)) or len(s)!=2 or {*map(type, s)} & {tuple, dict}]
-    if bad: raise TypeError(f'collate needs pairs (x, y) of tensors or numbers, found {bad[0]!r:.50}')
+    if bad: raise TypeError(f'collate needs pairs (x, y) of tensors or numbers, found {bad[0]!r:.40}: others need a collate_fn')
     xb,yb = (torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*samples))
     return xb,yb
 
@@ -145,7 +145,7 @@ def collate(
 class DataLoader:
     "Yield the batches of a dataset; each `for` loop is a pass over all samples."
     def __init__(self,
-        ds,                 # has `len`; `ds[i]` gives a pair (x, y), or `ds.get_batch(idxs)` a whole batch
+        ds,                 # has a `len` that stays; `ds[i]` gives a pair (x, y), or `ds.get_batch(idxs)` a whole batch
         bs:int=64,          # batch size, at least 1; the last batch may be smaller
         shuffle:bool=False, # True: a new order at each pass
         collate_fn=None,    # makes a batch from a list of samples; None: one index if the dataset can, else `collate`

@@ -7,6 +7,7 @@ __all__ = ['known_mode', 'check_column', 'Best', 'EarlyStopping', 'SaveBest']
 
 # %% ../nbs/19_monitor.ipynb #a6346c9e
 import math, warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -150,7 +151,7 @@ class SaveBest(Best):
         self.passed = not self.improved()
         if self.passed: return
         model = getattr(self.model, '_orig_mod', self.model) # of a compiled model, the one that was compiled
-        state = model.state_dict()
+        state = OrderedDict(model.state_dict()) # some models give a plain dict, to which nothing can be added
         state.best = dict(metric=self.metric, mode=self.mode, value=self.best, epoch=self.best_epoch)
         try: atomic_write(self.path, lambda f: torch.save(state, f))
         except BaseException:

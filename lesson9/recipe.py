@@ -60,6 +60,7 @@ def one_cycle_runner(
     "Make a `Runner` that trains on the best device, with a learning rate that rises once and falls again."
     if hasattr(lr_max, 'tolist'): lr_max = lr_max.tolist() # NumPy's array or number, or a tensor
     for name,value in ('lr_max', lr_max), ('div', div), ('div_final', div_final):
+        if isinstance(value, slice): raise TypeError(f'{name} must be a number or a list, found {value}')
         if not all(0<v<math.inf for v in listify(value)):
             raise ValueError(f'{name} must be above 0 and finite, found {value}')
     if not 0<=pct_start<=1: raise ValueError(f'pct_start must be from 0 to 1, found {pct_start}')
@@ -72,7 +73,7 @@ def one_cycle_runner(
     cbs = listify(cbs)
     for cb in cbs:
         pname = cb.pname if isinstance(cb, ParamScheduler) and cb.targets is None else None
-        if hasattr(cb, 'scheduler'): pname = 'lr' # one of PyTorch's
+        if 'scheduler' in vars(cb): pname = 'lr' # one of PyTorch's
         if pname in [s.pname for s in scheds]:
             way_out,kind = 'use Runner.fit' if pname=='lr' else 'pass momentums=None',type(cb).__name__
             raise ValueError(f'one cycle sets {pname!r}, and so does a {kind} in cbs: {way_out} for yours')
@@ -140,13 +141,14 @@ def freeze(
 # %% ../nbs/21_recipe.ipynb #70010078
 class Seed(Callback):
     "Make a fit repeat bit for bit on the same machine: seeded generators, deterministic operations."
+    single = True
     order = 1000 # seed after everything else is set up, and restore after everything else is done
     def __init__(self,
         seed:int=0, # at least 0, below 2**32; the model is made before, so its init needs a seed of its own
     ):
         check_int('seed', seed, 0)
         if seed>=2**32: raise ValueError(f'seed must be below 2**32, the limit of NumPy, found {seed}')
-        self.seed = seed
+        self.seed = int(seed) # it may be NumPy's
 
     def begin_fit(self): self.run.stack.enter_context(_seeded(self.data, self.seed)) # left on every way out of the fit
 
