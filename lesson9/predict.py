@@ -7,7 +7,6 @@ __all__ = ['concat']
 
 # %% ../nbs/04c_predict.ipynb #4c000005
 from contextlib import contextmanager, suppress
-from copy import copy
 from functools import partial
 from inspect import signature
 
@@ -23,12 +22,14 @@ from .minibatch import *
 from .nested import *
 
 # %% ../nbs/04c_predict.ipynb #4c000009
+def _name(f): return getattr(f, '__name__', type(f).__name__)
+
 def _valid_dl(learn, dl):
     dl = learn.data.valid_dl if dl is None else dl
     if dl is None: raise ValueError('no loader given, and the data has no valid_dl: nothing to validate on')
     if callable(dl) and not hasattr(dl, '__iter__'):
-        name = getattr(dl, '__name__', type(dl).__name__)
-        raise TypeError(f'dl must be a loader, found {name}; for a metric, write validate(learn, metrics={name})')
+        raise TypeError(f'dl must be a loader, found {_name(dl)}; '
+                        f'for a metric, write validate(learn, metrics={_name(dl)})')
     check_loader('dl', dl)
     return dl
 
@@ -98,16 +99,31 @@ class _Pairs:
             if isinstance(batch, PackedSequence) or not isinstance(batch, (tuple, list)): batch = batch,None
             yield (batch[0], None) if len(batch)==1 else batch
 
-def _each_loss(loss_func):
-    "Make `loss_func` return the loss of each sample."
-    if hasattr(loss_func, 'reduction'):
-        loss_func = copy(loss_func) # yours stays as it is
+@contextmanager
+def _unreduced(loss_func):
+    "Let `loss_func` return the loss of each sample, in a `with` block."
+    reduction = loss_func.reduction
+    try:
         loss_func.reduction = 'none'
-        return loss_func
+        yield
+    finally: loss_func.reduction = reduction
+
+def _each_loss(loss_func):
+    "Turn `loss_func` into a function that returns the loss of each sample."
+    if hasattr(loss_func, 'reduction'):
+        try:
+            with _unreduced(loss_func): pass
+        except Exception as e:
+            raise ValueError("with_loss sets the reduction of the loss function to 'none', and that of "
+                             f"{_name(loss_func)} can't be set") from e
+        def each_loss(pred, yb):
+            with _unreduced(loss_func): return loss_func(pred, yb)
+        return each_loss
+
     with suppress(TypeError, ValueError): # no signature
         if 'reduction' in signature(loss_func).parameters: return partial(loss_func, reduction='none')
-    name = getattr(loss_func, '__name__', type(loss_func).__name__)
-    raise ValueError(f"with_loss needs a loss function with a parameter or attribute reduction; {name} has none")
+    raise ValueError('with_loss needs a loss function with a parameter or attribute reduction; '
+                     f'{_name(loss_func)} has none')
 
 # %% ../nbs/04c_predict.ipynb #4c000012
 class _Predictions(Callback):
@@ -117,19 +133,28 @@ class _Predictions(Callback):
         self.with_inputs,self.each_loss = with_inputs,each_loss
         self.batches = []
 
+    def begin_batch(self):
+        if self.with_inputs: self.inputs = map_tensors(_kept, self.xb) # before the model, which may change them
+
     def after_pred(self):
         pred  = map_tensors(_plain, self.pred)
-        batch = [self.xb, pred, self.yb] if self.with_inputs else [pred, self.yb]
-        if self.each_loss: batch.append(self._losses(pred))
+        batch = [pred, map_tensors(_kept, self.yb)]
+        if self.with_inputs: batch.insert(0, self.inputs)
+        if self.each_loss is not None: batch.append(self._losses(pred))
         self.batches.append(batch)
         return True # the mean loss isn't needed
 
     def _losses(self, pred):
         if self.yb is None: raise ValueError('with_loss needs targets, and the loader gave none')
         n,losses = batch_size(self.xb),self.each_loss(pred, self.yb)
-        return losses if losses.shape==(n,) else losses.reshape(n, -1).mean(1) # a sample may have many, one a pixel
+        if losses.shape==(n,): return losses
+        each = losses.numel()//max(n, 1) # a sample may have many, one a pixel
+        if n*each==losses.numel(): return losses.reshape(n, each).mean(1)
+        raise ValueError(f'with_loss needs a loss for each of the {n} samples, found shape {tuple(losses.shape)}: '
+                         f'{_name(self.loss_func)} ignores its reduction')
 
-def _plain(t): return t.detach().float() if t.dtype in (torch.float16, torch.bfloat16) else t.detach()
+def _kept(t): return t.detach().clone() # the loader or the model may use its memory again
+def _plain(t): return t.detach().float() if t.dtype in (torch.float16, torch.bfloat16) else _kept(t)
 
 # %% ../nbs/04c_predict.ipynb #4c000013
 @patch

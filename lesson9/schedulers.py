@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .anneal import *
 from .averages import *
 from .callbacks import *
 from .cuda_graph import *
@@ -19,16 +20,19 @@ from .monitor import *
 class _AfterStep(Callback):
     "Base class of callbacks that do something when the optimiser has made a step, replayed or not."
     order = Best.order + 5 # after callbacks that keep the best model
-    stepped = False
+    stepped,hooked = False,None # `hooked`: the id of the parameter groups of an optimiser that has our hook
 
     def begin_fit(self):
-        self.stepped = False
-        hooked = hasattr(self.opt, 'register_step_post_hook') and self.run.epochs
-        if not hooked or any(isinstance(cb, CudaGraph) for cb in self.run.cbs): return # a graph can't call hooks
-        self.run.stack.callback(self.opt.register_step_post_hook(lambda *_: self.after_step()).remove)
+        self.stepped,self.hooked = False,None
+        if not (self.run.epochs and hasattr(self.opt, 'register_step_post_hook')): return
+        if any(isinstance(cb, CudaGraph) for cb in self.run.cbs): return # a graph can't call hooks
+        self.run.stack.callback(self.opt.register_step_post_hook(lambda *_: self.after_replay()).remove)
+        self.hooked = id(self.opt.param_groups)
 
-    def after_step(self): self.stepped = True
-    after_replay = after_step
+    def begin_batch(self): self.stepped = False # forget steps that were made between batches
+    def after_step(self): # an optimiser with our hook says itself whether there was a step
+        if id(self.opt.param_groups)!=self.hooked: self.stepped = True
+    def after_replay(self): self.stepped = True
 
     def after_batch(self):
         if not self.in_train: return
@@ -59,12 +63,16 @@ class SchedulerCallback(_AfterStep):
         self.every,self.metric = every,metric
 
     def begin_fit(self):
-        "Raise ValueError if the scheduler is for another optimiser, or if no callback records `metric`."
+        "Raise ValueError for another optimiser's scheduler, a second schedule, or a `metric` that no callback records."
         super().begin_fit()
         if not self.run.epochs: return # nothing will be trained
+        kind = type(self.scheduler).__name__
         if self.scheduler.optimizer.param_groups is not self.opt.param_groups: # MixedPrecision may have wrapped it
-            raise ValueError(f"{type(self.scheduler).__name__} is for another optimiser than the learner's: "
-                             'make it with learn.opt')
+            raise ValueError(f"{kind} is for another optimiser than the learner's: make it with learn.opt")
+        for cb in self.run.cbs:
+            if not isinstance(cb, ParamScheduler) or cb.pname!='lr': continue
+            if any(place is group for place in cb.places() for group in self.opt.param_groups):
+                raise ValueError(f"SchedulerCallback ({kind}) and {type(cb).__name__} both set 'lr': leave one out")
         if self.metric: check_column(self, self.metric)
 
     def stepped_once(self):
@@ -78,6 +86,7 @@ class SchedulerCallback(_AfterStep):
 # %% ../nbs/24_schedulers.ipynb #a4200011
 class EMACallback(_AfterStep):
     "Average the weights over the steps of training, and validate and predict with the averages."
+    single = True # several would swap in their averages over each other's
     def __init__(self,
         decay=0.999, # how much of the average stays at each step, from 0 to below 1
     ):
@@ -87,13 +96,14 @@ class EMACallback(_AfterStep):
         self.swapped = False
 
     def begin_fit(self):
-        "Start new averages if the weights aren't those of the last fit. ValueError if the Runner has several of these."
-        if sum(isinstance(cb, EMACallback) for cb in self.run.cbs)>1:
-            raise ValueError('a Runner can have one EMACallback, found several: leave out all but one')
+        "Start new averages if the weights aren't those of the last fit. ValueError without parameters."
         super().begin_fit()
         self.run.stack.callback(self._swap_back)
         if not self.run.epochs: return
-        if not self.follows(self.model): self.averages,self.n_averaged = _copies(self.model),0
+        if not list(self.model.parameters()):
+            name = type(self.model).__name__
+            raise ValueError(f'{type(self).__name__} averages the parameters of the model, and {name} has none')
+        if not self.follows(self.model): self.averages,self.n_averaged = [],0
         self.weights = [] # training changes them
 
     @torch.no_grad()
@@ -108,10 +118,10 @@ class EMACallback(_AfterStep):
 
     @torch.no_grad()
     def stepped_once(self):
-        weights = [p.detach() for p in self.model.parameters()]
-        self.averages = [mean.to(w.device) for mean,w in zip(self.averages, weights)] # if the model was moved
-        if self.n_averaged==0: torch._foreach_copy_(self.averages, weights)
-        else: self.update(self.averages, weights, self.n_averaged)
+        weights = [p.detach().to(_mean_dtype(p)) for p in self.model.parameters()]
+        if self.n_averaged==0: self.averages = [w.clone() for w in weights]
+        self.averages = [mean.to(w) for mean,w in zip(self.averages, weights)] # as the model is now
+        if self.n_averaged: self.update(self.averages, weights, self.n_averaged)
         self.n_averaged += 1
 
     def begin_validate(self):
@@ -138,4 +148,5 @@ class EMACallback(_AfterStep):
         self.swapped = False
         if self.run.epochs: self.weights = [] # otherwise they're still those of the last fit
 
+def _mean_dtype(p): return p.dtype if p.dtype.itemsize>=4 else torch.float32 # small changes are lost in shorter ones
 def _copies(model): return [p.detach().clone() for p in model.parameters()]

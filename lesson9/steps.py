@@ -6,11 +6,12 @@
 __all__ = ['StepsLoader', 'GradientAccumulation', 'opt_params', 'GradientClip', 'TerminateOnNaN']
 
 # %% ../nbs/17_steps.ipynb #e7c70047
-import math, sys, warnings
+import copy, math, sys, warnings
 from itertools import islice
 from operator import attrgetter
 
 from torch import nn
+from torch.utils import data as torch_data
 
 from .anneal import *
 from .callbacks import *
@@ -22,6 +23,7 @@ from .nested import *
 # %% ../nbs/17_steps.ipynb #a7100002
 class StepsLoader:
     "Make a pass of `n` batches of any loader. The next pass goes on where the last one stopped."
+    own = batches = None # a loader that nothing else begins, and its pass that is under way
     def __init__(self,
         dl,            # a loader, with or without a length
         n,             # batches in a pass, at least 1
@@ -29,7 +31,7 @@ class StepsLoader:
     ):
         check_int('n', n, 1)
         check_loader('dl', dl)
-        self.dl,self.batches = dl,None # `batches`: of the pass over `dl` that is under way
+        self.dl = dl
         self.n,self.restart = n,restart
 
     ds      = property(attrgetter('dl.ds'))
@@ -39,24 +41,47 @@ class StepsLoader:
         "Count the batches of a pass. TypeError with `restart` if `dl` has no length: it may have fewer than `n`."
         return min(self.n, len(self.dl)) if self.restart else self.n
 
-    def __getstate__(self): return vars(self) | {'batches': None} # an iterator can't be copied: a copy begins anew
+    def __getstate__(self): # an iterator can't be copied: a copy begins anew
+        return vars(self) | {'own': None, 'batches': None}
 
     def __iter__(self):
         if self.restart: return islice(self.dl, self.n)
+        if _lost_worker(self.batches): self._forget()
         return (self._next(i) for i in range(self.n))
 
     def _next(self, i):
         for _ in range(2): # in the pass under way; in a new one
-            if self.batches is None: self.batches = iter(self.dl)
-            for batch in self.batches: return batch
+            try:
+                if self.own is None: self.own = _own(self.dl)
+                if self.batches is None: self.batches = iter(self.own)
+                for batch in self.batches: return batch
+            except BaseException: # an error, or Ctrl-C: it may give nothing more
+                self._forget()
+                raise
             self.batches = None
         raise ValueError(f'the loader is exhausted: no batch {i} for a pass of {self.n}, not even in a new pass; '
                          'an iterator, for example, can be used only once')
+
+    def _forget(self): self.own = self.batches = None
+
+def _own(dl):
+    "Copy a loader of PyTorch's with persistent workers, which has one iterator: another pass would begin it anew."
+    shares = getattr(dl, 'persistent_workers', False) and type(dl).__iter__ is torch_data.DataLoader.__iter__
+    if not shares: return dl
+    dl = copy.copy(dl)
+    dl._iterator = None
+    return dl
+
+def _lost_worker(batches):
+    "Whether a worker process has ended too early: Ctrl-C in a notebook reaches workers, too."
+    workers = zip(getattr(batches, '_workers_status', ()), getattr(batches, '_workers', ()))
+    return any(needed and not worker.is_alive() for needed,worker in workers)
 
 # %% ../nbs/17_steps.ipynb #7001003c
 class GradientAccumulation(Callback):
     "Step once for every `n` batches, along the gradient of the mean loss over all their samples."
     order = MixedPrecision.order - 3 # before callbacks that look at the gradients of a step
+    single = True # each would divide the gradients
     unit,waiting = 1,0 # size of a batch whose gradient has weight 1; of the one that isn't in `sizes` yet
     def __init__(self,
         n, # batches for a step, at least 1; the last group of an epoch may have fewer
