@@ -159,7 +159,7 @@ def sched_poly(start, end, power, pos):
 # %% ../nbs/05_anneal.ipynb #2883cc0c
 def _check_sched(sched):
     if not callable(sched): raise TypeError(f'found {sched!r}; for a constant, write sched_no({sched!r}, {sched!r})')
-    if hasattr(sched, '__signature__'): raise TypeError(f'{sched.__name__} makes schedules: {sched.__name__}(start, end)')
+    if hasattr(sched, '__signature__'): raise TypeError(f'{sched.__name__} makes schedules: write it with (start, end)')
 
 def _combined(edges, scheds, pos): # outside `combine_scheds`, so that it can be pickled
     if pos>=1: return scheds[-1](1.)
@@ -224,7 +224,8 @@ class ParamScheduler(Callback):
     def begin_batch(self):
         if not self.run.in_train: return
         if self.run.iters is None: # in the first pass over a loader without a length
-            raise ValueError('ParamScheduler needs the number of batches of an epoch: use StepsLoader(dl, n), not restarted')
+            raise ValueError('ParamScheduler needs the number of batches of an epoch, but the training loader has no '
+                             'length: StepsLoader(dl, n) makes epochs of n batches of it, without restart=True')
         pos = self.run.n_epochs/self.run.epochs
         for place,sched in zip(self.places(), self.scheds, strict=True):
             if isinstance(place, dict): place[self.pname] = sched(pos)

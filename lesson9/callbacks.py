@@ -201,7 +201,8 @@ class Runner(Dispatcher):
     def all_epochs(self, epochs):
         "Train on one pass and validate on one, `epochs` times."
         if epochs: self.opt.zero_grad() # no gradient that is left from before enters this fit
-        for self.epoch in range(self.epoch, epochs):
+        to_do = range(self.epoch, epochs) # a callback may have set with which one to begin
+        for self.epoch in to_do:
             try:
                 if not self('begin_epoch'): self.all_batches(self.data.train_dl)
                 if self.data.valid_dl is not None: self.one_validation(self.data.valid_dl)

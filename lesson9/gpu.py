@@ -9,7 +9,6 @@ __all__ = ['MixedPrecision', 'fast_math', 'Compile']
 import os, shutil
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
@@ -24,13 +23,13 @@ class MixedPrecision(Callback):
     # Gradients are unscaled once a step: after callbacks that skip the step, before those that look at gradients.
     order = AvgStatsCallback.order + 5
     single = True
-    scaler = inside = None # type: Any
     def __init__(self,
         dtype=None, # `torch.bfloat16` or `torch.float16`; default: `amp_dtype` of the model's device
     ):
         if dtype not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f'dtype must be torch.bfloat16 or torch.float16, found {dtype!r}')
         self.dtype = dtype
+        self.scaler = self.device = self.inside = None
 
     def begin_fit(self):
         "Choose the type; for float16, make a scaler. Each batch puts it between Runner and optimiser."

@@ -15,7 +15,6 @@ import torch
 from .averages import *
 from .callbacks import *
 from .files import *
-from .metrics import *
 from .minibatch import *
 
 # %% ../nbs/19_monitor.ipynb #7001004d
@@ -152,7 +151,7 @@ class SaveBest(Best):
         if self.passed: return
         model = getattr(self.model, '_orig_mod', self.model) # of a compiled model, the one that was compiled
         state = OrderedDict(model.state_dict()) # some models give a plain dict, to which nothing can be added
-        state.best = dict(metric=self.metric, mode=self.mode, value=self.best, epoch=self.best_epoch)
+        vars(state)['best'] = dict(metric=self.metric, mode=self.mode, value=self.best, epoch=self.best_epoch)
         try: atomic_write(self.path, lambda f: torch.save(state, f))
         except BaseException:
             self.best,self.best_epoch = known # which the file still holds
