@@ -54,6 +54,7 @@ def _baked_in_batch(parts, device):
 class CudaGraph(Callback):
     "Capture one training step, and replay it for all batches of the same shape."
     order = MixedPrecision.order + 95 # after all others: the last to change a batch, and the last after a step
+    single = True
     capture,capturing = None,False
     def __init__(self,
         warmup=3,                 # ordinary steps before the capture, at least 1
