@@ -23,7 +23,7 @@ setup(
     package_data     = {cfg['lib_name']: ['mnist/*', 'py.typed']},
     python_requires  = f">={cfg['min_python']}",
     install_requires = cfg['requirements'].split(),
-    extras_require   = {extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'tensorboard')},
+    extras_require   = {extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'fuzz', 'tensorboard')},
     # nbdev finds the library's documentation index through this entry point
     entry_points     = {'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe         = False,

@@ -31,7 +31,7 @@ class Callback:
     order = 0           # lower is called earlier
     run:'Runner' = None # set when a fit starts
     single = False      # True: a Runner can have only one
-    saved  = ()         # the names of attributes that training goes on from
+    saved:tuple = ()    # the names of attributes that training goes on from
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -7,15 +7,13 @@ __all__ = ['known_mode', 'check_column', 'Best', 'EarlyStopping', 'SaveBest']
 
 # %% ../nbs/19_monitor.ipynb #a6346c9e
 import math, warnings
-from collections import OrderedDict
 from pathlib import Path
-
-import torch
 
 from .averages import *
 from .callbacks import *
 from .files import *
 from .minibatch import *
+from .weights import *
 
 # %% ../nbs/19_monitor.ipynb #7001004d
 def known_mode(
@@ -85,6 +83,7 @@ class Best(Callback):
 class EarlyStopping(Best):
     "End the fit when `metric` hasn't improved for `patience` epochs in which it was measured."
     order = Best.order + 30 # after all callbacks that do something at the end of an epoch
+    saved = 'best','best_epoch','waited'
     def __init__(self,
         metric='valid_loss', # a column of `epoch_row`
         mode=None,           # 'min': smaller is better; 'max': larger is; default: `known_mode(metric)`
@@ -111,10 +110,12 @@ class EarlyStopping(Best):
 
 # %% ../nbs/19_monitor.ipynb #7001004f
 class SaveBest(Best):
-    "Write the model's `state_dict` to a file after each epoch that is the best so far, over all fits."
-    passed = False # whether the last epoch of this fit was not the best
+    "Write the model's weights to a file after each epoch that is the best so far, over all fits."
+    saved = 'best','best_epoch','passed','unknown'
+    passed  = False # whether the last epoch of this fit was not the best
+    unknown = False # whether the best is the file's, of a fit that this callback knows nothing of
     def __init__(self,
-        path,                # file to write; its folder must exist
+        path,                # file to write, such as 'best.safetensors'; its folder must exist
         metric='valid_loss', # a column of `epoch_row`
         mode=None,           # 'min': smaller is better; 'max': larger is; default: `known_mode(metric)`
     ):
@@ -125,7 +126,7 @@ class SaveBest(Best):
     def begin_fit(self):
         "Go on from the best in the file, if it exists. FileExistsError if that is something else."
         super().begin_fit()
-        self.passed = False
+        self.passed = self.unknown = False
         if not self.run.epochs: return
         for cb in self.run.cbs:
             if cb is not self and isinstance(cb, SaveBest) and cb.path.resolve()==self.path.resolve():
@@ -134,25 +135,32 @@ class SaveBest(Best):
         known = self.best,self.best_epoch
         self.reset() # the file may have been deleted since
         if not self.path.exists(): return
-        try: held = torch.load(self.path, map_location='meta').best # reads no weights
-        except Exception: held = {} # any file may be there
-        if (held.get('metric'), held.get('mode'))!=(self.metric, self.mode):
-            holds = f"the best {held['metric']} ({held['mode']})" if held else 'something else'
+        metric,mode,best = self.held()
+        if (metric, mode)!=(self.metric, self.mode):
+            holds = f'the best {metric} ({mode})' if metric else f'something else ({best})'
             raise FileExistsError(f'{str(self.path)!r} should hold the best {self.metric} ({self.mode}), but '
                                   f'holds {holds}: give another path, or delete it')
-        self.best,self.best_epoch = held['value'],held['epoch']
-        if (self.best, self.best_epoch)==known: return # written by an earlier fit with this callback
-        warnings.warn(f'{str(self.path)!r} holds {self.metric} {self.best:.4g} of an earlier fit, and is kept until an '
-                      'epoch is better; delete it to begin anew', stacklevel=2)
+        self.best,self.best_epoch = best
+        self.unknown = best!=known # not written by an earlier fit with this callback
+
+    def held(self):
+        "What the file says: metric, mode, (value, epoch). For any other file: None, None, what's wrong with it."
+        try:
+            about,_ = read_model(self.path)
+            return about['metric'],about['mode'],(float(about['value']), int(about['epoch']))
+        except (CheckpointError, KeyError, TypeError, ValueError) as e: return None,None,e
+
+    def begin_epoch(self):
+        if self.unknown: # `load_state_dict` may have been called since `begin_fit`
+            warnings.warn(f'{str(self.path)!r} holds {self.metric} {self.best:.4g} of an earlier fit, and is kept '
+                          'until an epoch is better; delete it to begin anew', stacklevel=2)
+        self.unknown = False
 
     def after_epoch(self):
         known = self.best,self.best_epoch
         self.passed = not self.improved()
         if self.passed: return
-        model = getattr(self.model, '_orig_mod', self.model) # of a compiled model, the one that was compiled
-        state = OrderedDict(model.state_dict()) # some models give a plain dict, to which nothing can be added
-        vars(state)['best'] = dict(metric=self.metric, mode=self.mode, value=self.best, epoch=self.best_epoch)
-        try: atomic_write(self.path, lambda f: torch.save(state, f))
+        try: save_model(self.path, self.model, metric=self.metric, mode=self.mode, value=self.best, epoch=self.epoch)
         except BaseException:
             self.best,self.best_epoch = known # which the file still holds
             raise

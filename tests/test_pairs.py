@@ -17,7 +17,7 @@ SMALL = Dataset(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)),
 def all_callbacks(folder, numbers=itertools.count()):
     "One of each callback of the library: those that only look, and those that change the training."
     looks = [AvgStatsCallback(accuracy, log=None), ProgressCallback(accuracy), Recorder(), ActivationStats(),
-             Metrics(f1=torcheval.metrics.MulticlassF1Score()), SaveBest(folder/f'{next(numbers)}.pt', 'train_loss'),
+             Metrics(f1=torcheval.metrics.MulticlassF1Score()), SaveBest(folder/f'{next(numbers)}', 'train_loss'),
              TerminateOnNaN(2), CSVLogger(folder/f'{next(numbers)}.csv'), TensorBoardLogger(folder/'pair'),
              DeviceCallback('cpu'), EMACallback(0.9), Profile(), LoopTrace()]
     changes = [EarlyStopping('train_loss', 'max'), ParamScheduler('lr', sched_lin(0.1, 0.5)), GradientAccumulation(2),
