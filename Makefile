@@ -9,12 +9,13 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb)
 SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
 SITE      := _docs/.built
 
-.PHONY: help site test test-all fuzz lint measure mutants lab lessons serve readme bench bench-gpu clean
+.PHONY: help site test test-all fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
 	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
 	@echo 'make test-all also run the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
+	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
 	@echo 'make mutants  change the exported code, and list what no cell notices (about half an hour)'
@@ -57,6 +58,15 @@ FUZZ ?= 20000
 fuzz: $(READY)
 	$(EXPORT)
 	FUZZ=$(FUZZ) nice $(BIN)/python -m pytest -q -s tests/test_contract.py
+
+# What reads files, with atheris, which has wheels for Linux: make fuzz-files INPUTS=20000
+INPUTS ?= 1000000
+fuzz-files: $(READY)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --only-binary :all: \
+	    --disable-pip-version-check -c constraints.txt atheris || { echo "make fuzz-files needs atheris, which has no" \
+	    "wheel for $$($(BIN)/python -V) here: it has some for Linux, Python 3.11 to 3.14"; exit 1; }
+	$(EXPORT)
+	for target in reader idx scheds; do nice $(BIN)/python tests/fuzz_files.py $$target $(INPUTS) || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -55,7 +55,7 @@ _dtypes = {getattr(torch, name) for name in """bool uint8 uint16 uint32 uint64 i
     float32 float64 complex64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz""".split()}
 
 def _check_tensor(name, t):
-    if isinstance(t, torch.Tensor) and t.layout==torch.strided and t.dtype in _dtypes: return t
+    if isinstance(t, torch.Tensor) and t.layout==torch.strided and t.dtype in _dtypes and not t.is_meta: return t
     found = f"{type(t).__name__} {getattr(t, 'layout', '')} {getattr(t, 'dtype', '')}".strip()
     raise TypeError(f'{name}: found {found}, which a safetensors file cannot hold')
 
