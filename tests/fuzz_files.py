@@ -154,10 +154,11 @@ def scheds(given):
 
 TARGETS = dict(reader=(reader, reader_seeds, change), idx=(idx, idx_seeds, None),
                scheds=(scheds, scheds_seeds, None))
-WORDS   = '''["tensor"] ["tensor","a"] ["array"] ["list", ["tuple", ["dict",[ ["OrderedDict",[ ["Counter",[ null
-    ["int","0x"] ["float","nan"] ["long\\x20list"] ["long\\x20tuple"] {} [] : ,
-    "a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]} "dtype":"BF16" "dtype":"C64" "F8_E4M3" "F4" "BOOL" "U64" "I64" "shape":[] "shape":[0] "__metadata__":{} 1e999 -0.0
-    "data_offsets":[0,0] 9223372036854775808 18446744073709551615 \\\\ud800 \\\\u0000 true NaN Infinity'''
+WORDS = r'''["tensor"] ["tensor","a"] ["array"] ["list", ["tuple", ["dict",[ ["OrderedDict",[ ["Counter",[ null
+    ["int","0x"] ["float","nan"] ["long\x20list"] ["long\x20tuple"] {} [] : ,
+    "a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]} "dtype":"BF16" "dtype":"C64" "F8_E4M3" "F4" "BOOL" "U64"
+    "I64" "shape":[] "shape":[0] "__metadata__":{} 1e999 -0.0 "data_offsets":[0,0] 9223372036854775808
+    18446744073709551615 \\ud800 \\u0000 true NaN Infinity'''
 
 def main(name, runs, *options):
     target,seeds,mutator = TARGETS[name]
