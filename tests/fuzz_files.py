@@ -4,7 +4,7 @@
 (load_idx), `scheds` (combine_scheds). atheris changes inputs so that they reach new lines. Only documented errors may
 be raised, memory is bounded, and nothing may take more than ten seconds. A failing input is written to a file
 `crash-...`; `python tests/fuzz_files.py reader 1 crash-...` runs it again. More options are libFuzzer's."""
-import gzip, hashlib, math, resource, struct, sys, tempfile, time
+import copy, gzip, hashlib, json, math, random, resource, struct, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +48,7 @@ def reader_seeds():
     for state in states():
         plain,listed,numbers = parts(*files.flatten(state))
         yield b'\x02' + SPLIT.join([plain, listed, numbers])
+        yield b'\x06' + SPLIT.join([plain, listed, numbers])
         yield b'\x00' + FILE.read_bytes() # as it is
     for i in range(len(SOUND)): yield bytes([8+i]) + plain
 
@@ -59,11 +60,25 @@ def repeated(text):
     a,b = len(text)//3,2*len(text)//3
     return text[:a] + text[a:b]*(2**20//(b-a+1)) + text[b:]
 
+BITS = dict(F64=64, I64=64, U64=64, C64=64, F32=32, I32=32, U32=32, F16=16, BF16=16, I16=16, U16=16, F4=4)
+
+def fitting(listed, numbers):
+    "The list of tensors with places that fit types and shapes, and as many numbers, if that isn't too many."
+    try:
+        tensors,end = json.loads(b'{' + listed[1:]),0
+        for about in tensors.values():
+            size = math.prod(about['shape'])*BITS.get(about['dtype'], 8)//8
+            about['data_offsets'] = [end, end := end+size]
+        if not 0<=end<2**20: return listed,numbers
+        return b',' + json.dumps(tensors).encode()[1:],numbers[:end].ljust(end, b'x')
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError): return listed,numbers
+
 def assemble(given):
     "The file that an input stands for, in most cases with the right checksum."
     kind,rest = given[0] if given else 0,given[1:]
     if kind%16==0: return rest
     plain,listed,numbers = (rest.split(SPLIT, 2) + [b'', b''])[:3]
+    if kind%16 in (6, 7): listed,numbers = fitting(listed, numbers)
     if kind%16>7: listed,numbers = SOUND[kind%8] # only the plain values are odd
     if kind%16 in (4, 5) and hashlib.sha256(given).digest()[0]<4: # seldom, since it takes long
         plain,listed = (repeated(plain), listed) if kind%16==4 else (plain, repeated(listed))
@@ -73,13 +88,44 @@ def assemble(given):
     if kind%16>1: begin = files._begin(plain, hashlib.sha256(size+begin+listed+numbers).hexdigest())
     return size+begin+listed+numbers
 
+VALUES = [None, True, 0, 1, -1, 2**40, 2**63, 2**64, 1.5, 1e300, '', 'a', 'b', 'c', '0x', 'nan', [], {}, [0],
+          [2**40, 0], ['tensor'], ['tensor', 'a'], ['array', 'b'], ['long list', 'a'], ['long tuple', 'b'],
+          ['int', '-0xf'], ['int'], ['float', 'inf'], ['dict', [0], [1]], ['Counter', ['a'], [2]], 'list', 'tuple',
+          'dict', 'OrderedDict', 'int', 'float', 'F64', 'I64', 'BF16', 'C64', 'U32', 'F8_E4M3', 'F8_E8M0', 'F4',
+          'BOOL', '\ud800', '__metadata__']
+
+def places(box):
+    "Where values stand in a nesting of lists and dicts: (container, key)."
+    for key,value in list(box.items() if isinstance(box, dict) else enumerate(box)):
+        yield box,key
+        if isinstance(value, (dict, list)): yield from places(value)
+
+def change_json(text, rng):
+    "Change one value, somewhere in a JSON text."
+    root = [json.loads(text)]
+    found = [*places(root)]
+    box,key = rng.choice(found)
+    other,at = rng.choice(found)
+    how = rng.randrange(6)
+    if how==0 and box is not root: del box[key]
+    elif how==1: box[key] = copy.deepcopy(other[at])
+    elif how==2: box[key] = [rng.choice(VALUES), box[key]]
+    elif how==3 and isinstance(box[key], list): box[key].insert(rng.randrange(len(box[key])+1), rng.choice(VALUES))
+    elif how==4 and isinstance(box, dict): box[str(rng.choice(VALUES))] = box.pop(key)
+    else: box[key] = copy.deepcopy(rng.choice(VALUES))
+    return json.dumps(root[0], separators=(',', ':')).encode('latin-1')
+
 def change(given, most, seed):
-    "Change one part of an input, so that the others stay sound."
+    "Change one part of an input, so that the others stay sound: a value in it, or any bytes."
+    rng = random.Random(seed)
     kind,parts = given[:1],given[1:].split(SPLIT, 2)
-    i = (None, 0, 0, 0, 0, 1, 1, 2)[seed%8]
+    i = rng.choice([None, 0, 0, 0, 0, 1, 1, 2])
     if i is None or len(parts)<=i: return atheris.Mutate(given, most)
-    parts[i] = atheris.Mutate(parts[i], max(most-len(given)+len(parts[i]), 1))
-    return kind + SPLIT.join(parts)
+    if i<2 and rng.random()<0.7:
+        try: parts[i] = change_json(parts[i], rng) if i==0 else b',' + change_json(b'{'+parts[i][1:], rng)[1:]
+        except (ValueError, RecursionError, KeyError, IndexError): pass # no longer JSON
+    else: parts[i] = atheris.Mutate(parts[i], max(most-len(given)+len(parts[i]), 1))
+    return (kind + SPLIT.join(parts))[:most]
 
 def reader(given):
     whole = assemble(given)
