@@ -41,10 +41,12 @@ from .hooks import *
 from .convnet import *
 from .progress import *
 from .restore import *
+from .epochs import *
 from .lr_find import *
 from .steps import *
 from .files import *
 from .metrics import *
+from .logs import *
 from .monitor import *
 from .augment import *
 from .recipe import *
