@@ -29,7 +29,7 @@ def create_learner(
     data,       # a `DataBunch`
 ): # a `Learner`
     "Make a learner with a new model and optimiser."
-    return Learner(*model_func(data), loss_func, data)
+    return Learner(*model_func(data), loss_func, data) # type: ignore[call-arg] # mypy can't count the pair
 
 # %% ../nbs/05_anneal.ipynb #78e62b03
 def _check_name(group, name):

@@ -61,7 +61,7 @@ def _zero_like(v):
 # %% ../nbs/04b_averages.ipynb #2f6dfca7
 class HistoryCallback(Callback):
     "Base class of callbacks that measure: `history` has a row, a dict, for each epoch."
-    saved = 'history','earlier'
+    saved:tuple[str, ...] = 'history','earlier'
     earlier = 0 # how many rows the fits before this one have
     def __init__(self,
         names,          # what is measured, for example `['loss']`; the columns are then 'train_loss' and 'valid_loss'
