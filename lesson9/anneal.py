@@ -29,8 +29,7 @@ def create_learner(
     data,       # a `DataBunch`
 ): # a `Learner`
     "Make a learner with a new model and optimiser."
-    model,opt = model_func(data)
-    return Learner(model, opt, loss_func, data)
+    return Learner(*model_func(data), loss_func, data) # type: ignore[call-arg] # mypy can't count the pair
 
 # %% ../nbs/05_anneal.ipynb #78e62b03
 def _check_name(group, name):
@@ -41,6 +40,7 @@ def _check_name(group, name):
 class Recorder(Callback):
     "Record the loss and hyperparameters of the optimiser at every training batch, over all fits."
     order = Callback.order - 1 # before callbacks that change the settings in `after_batch`
+    saved = 'losses','params'
     def __init__(self,
         *pnames, # hyperparameters to record besides the learning rate, such as 'momentum'
     ):
@@ -49,8 +49,7 @@ class Recorder(Callback):
 
     def begin_fit(self):
         "Raise ValueError if a parameter group lacks a hyperparameter."
-        if not self.run.epochs: return # nothing is trained: there may be no optimiser
-        for group in self.opt.param_groups:
+        for group in self.opt.param_groups if self.run.epochs else (): # without epochs there may be no optimiser
             for name in self.params: _check_name(group, name)
 
     def after_batch(self):
@@ -65,6 +64,10 @@ class Recorder(Callback):
         self.waiting = []
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
+    def state_dict(self):
+        Recorder.after_epoch(self) # fetches the losses, and nothing that a subclass adds
+        return super().state_dict()
+
     lrs = property(lambda self: [values[-1] for values in self.params['lr']]) # of the last parameter group
 
     def plot_param(self, pname, pgid=-1):
@@ -72,9 +75,7 @@ class Recorder(Callback):
         if pname not in self.params: raise ValueError(f'{pname!r} is not recorded; Recorder({pname!r}) does it')
         return _plot([values[pgid] for values in self.params[pname]], 'learning rate' if pname=='lr' else pname)
 
-    def plot_lr(self, pgid=-1):
-        "Draw the learning rate of parameter group `pgid` (default: the last); return the axes."
-        return self.plot_param('lr', pgid)
+    def plot_lr(self, pgid=-1): return self.plot_param('lr', pgid) # the learning rate
 
     def plot_loss(self, skip_last=0):
         "Draw the training loss, without the last `skip_last` batches; return the axes."

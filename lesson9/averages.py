@@ -38,7 +38,7 @@ class AvgStats:
             pred = map_tensors(Tensor.detach, run.pred)
             with torch.no_grad(): values += [_one_number(_name(m), m(pred, run.yb)) for m in self.metrics]
         if self.sums is None: self.sums = [_zero_like(v) for v in values]
-        for s,v in zip(self.sums, values): s.add_(v, alpha=n)
+        self.sums = [s.to(v.device).add_(v, alpha=n) for s,v in zip(self.sums, values)] # loaded ones are on the CPU
         self.count += n
 
     @property
@@ -61,7 +61,8 @@ def _zero_like(v):
 # %% ../nbs/04b_averages.ipynb #2f6dfca7
 class HistoryCallback(Callback):
     "Base class of callbacks that measure: `history` has a row, a dict, for each epoch."
-    earlier = None # the last row of the fits before this one
+    saved:tuple[str, ...] = 'history','earlier'
+    earlier = 0 # how many rows the fits before this one have
     def __init__(self,
         names,          # what is measured, for example `['loss']`; the columns are then 'train_loss' and 'valid_loss'
         valid_names=(), # what is measured in validation only
@@ -75,7 +76,7 @@ class HistoryCallback(Callback):
 
     def begin_fit(self):
         "Tell this fit's rows from earlier ones. ValueError if two callbacks of the run measure the same column."
-        self.earlier = self.history[-1] if self.history else None
+        self.earlier = len(self.history)
         taken = _taken.copy()
         for cb in self.run.cbs if self.epochs else ():
             if isinstance(cb, HistoryCallback): _take(taken, cb, cb.columns)
@@ -97,9 +98,9 @@ def epoch_row(
     "Join the newest rows of all callbacks that measure. ValueError if two rows have the same column."
     row,taken = {'epoch': run.epoch},_taken.copy()
     for cb in run.cbs:
-        if not isinstance(cb, HistoryCallback) or not cb.history: continue
+        if not isinstance(cb, HistoryCallback) or len(cb.history)<=cb.earlier: continue
         last = cb.history[-1]
-        if last is cb.earlier or last['epoch']!=run.epoch: continue
+        if last['epoch']!=run.epoch: continue
         _take(taken, cb, [column for column in last if column!='epoch']) # a callback may measure more than it has said
         row |= last
     return row
@@ -122,11 +123,25 @@ class AvgStatsCallback(HistoryCallback):
             if not callable(m): raise TypeError(f'a metric must be a function of (pred, yb), found {m!r}')
         super().__init__(['loss', *map(_name, self.metrics)], map(_name, self.valid_metrics))
         self.log = log
+        self._begin()
+
+    def _begin(self):
+        self.shown = None # the columns of the table that was printed last
+        self.train_stats,self.valid_stats = AvgStats(self.metrics),AvgStats(self.metrics+self.valid_metrics)
 
     def begin_fit(self):
         super().begin_fit()
-        self.shown = None # the columns of the table that was printed last
-        self.train_stats,self.valid_stats = AvgStats(self.metrics),AvgStats(self.metrics+self.valid_metrics)
+        self._begin()
+
+    def state_dict(self):
+        sums = [(stats.count, stats.sums) for stats in (self.train_stats, self.valid_stats)]
+        return super().state_dict() | {'sums': sums}
+
+    def load_state_dict(self, state):
+        "Load the history, and in a fit the sums of the epoch."
+        super().load_state_dict({name: state[name] for name in self.saved})
+        for stats,(count,sums) in zip((self.train_stats, self.valid_stats), state['sums']):
+            stats.count,stats.sums = count,sums and [s.clone() for s in sums] # they change in place
 
     def after_loss(self):
         stats = self.train_stats if self.run.in_train else self.valid_stats

@@ -235,5 +235,6 @@ class Runner(Dispatcher):
             finally: self._let_go() # once more, if Ctrl-C came in between
 
     def _let_go(self):
-        for leave in self.stack or (): leave()
-        self.learn = self.xb = self.yb = self.pred = self.loss = self.listeners = self.stack = None
+        with HeldSignals():
+            for leave in self.stack or (): leave()
+            self.learn = self.xb = self.yb = self.pred = self.loss = self.listeners = self.stack = None

@@ -28,8 +28,7 @@ def _check_device(device):
         torch.empty(1, device=found)
         return found
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        best = str(default_device())
-        raise ValueError(f'device {str(device)!r} is not there; the best one here is {best!r}') from e
+        raise ValueError(f'device {str(device)!r} is not there; the best one here is {str(default_device())!r}') from e
 
 # %% ../nbs/10_devices.ipynb #530c9de0
 def to_device(
@@ -147,17 +146,19 @@ class DeviceLoader:
         self.white = torch.tensor(255., device=self.device) # CUDA would multiply by 1/255, rounded, instead of a number
 
     def __len__(self): return len(self.sampler) # batches, not samples
-    def __iter__(self):
+    def __iter__(self): return self.iter_from(0)
+    def iter_from(self,
+        n:int, # how many batches to leave out
+    ): # an iterator
+        "Draw the order of a pass now, and begin at batch `n`. The batches before it aren't computed."
         order = to_device(pin_memory(self.sampler.order()), self.device)
-        for i in range(0, len(order), self.sampler.bs):
-            xb,yb = self.ds[order[i:i+self.sampler.bs]]
-            if xb.dtype==torch.uint8: xb = xb.float().div_(self.white)
-            yield xb,yb
+        return map(self._fetch, order.split(self.sampler.bs)[n:] if len(order) else ())
 
-    @property
-    def nbytes(self):
-        "Memory that the data takes on the device, in bytes."
-        return self.ds.x.nbytes + self.ds.y.nbytes
+    def _fetch(self, idxs):
+        xb,yb = self.ds[idxs]
+        return (xb.float().div_(self.white) if xb.dtype==torch.uint8 else xb),yb
+
+    nbytes = property(lambda self: self.ds.x.nbytes + self.ds.y.nbytes) # of the device's memory
 
 # %% ../nbs/10_devices.ipynb #2d5e8a21
 def model_device(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['cancellations', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException', 'worse_error', 'note_place',
-           'Exits', 'nearest_event', 'check_callback', 'made_by']
+           'HeldSignals', 'Exits', 'nearest_event', 'check_callback', 'made_by']
 
 # %% ../nbs/03c_errors.ipynb #03c00005
-import linecache
+import linecache, signal, threading
 from contextlib import ExitStack
 from difflib import get_close_matches
 from traceback import walk_tb
@@ -71,6 +71,35 @@ def _hint(who, run):
     if run.loss.numel()!=1: return f'; the loss has shape {tuple(run.loss.shape)}, and should be one number'
     return '' if run.loss.requires_grad else '; the loss needs no gradient: nothing behind it is trained'
 
+# %% ../nbs/03c_errors.ipynb #03c00020
+class HeldSignals:
+    "In a `with` block, SIGTERM and Ctrl-C wait: the first one is in `caught`. A second one, or the exit, lets it act."
+    def __init__(self): self.caught,self.old = None,{}
+
+    def __enter__(self):
+        for sig in signal.SIGINT,signal.SIGTERM:
+            old = signal.getsignal(sig)
+            if old in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread(): continue
+            self.old[sig] = old
+            signal.signal(sig, self._catch)
+        return self
+
+    def __exit__(self, *error):
+        for sig,old in self.old.items():
+            now = signal.getsignal(sig)
+            if now==self._catch: signal.signal(sig, old)
+            elif isinstance(getattr(now, '__self__', None), HeldSignals): now.__self__.old[sig] = old # left later
+        if self.caught: self._act(self.caught)
+
+    def _catch(self, sig, frame):
+        if self.caught: self._act(sig)
+        self.caught = sig
+
+    def _act(self, sig):
+        self.caught = None
+        if callable(self.old[sig]): self.old[sig](sig, None) # Python's own raises KeyboardInterrupt
+        else: raise SystemExit(128+sig) # as a shell calls the end by a signal
+
 # %% ../nbs/03c_errors.ipynb #03c00011
 class Exits:
     "What a fit has to leave. Like one `ExitStack`, but each way out is separate, so that no error hides another."
@@ -81,10 +110,11 @@ class Exits:
         return getattr(self.stacks[-1], name)
 
     def __iter__(self):
-        "Yield the ways out, the last one first."
-        while self.stacks:
-            yield self.stacks[-1].close
-            self.stacks.pop()
+        "Yield the ways out, the last one first. Meanwhile, signals wait."
+        with HeldSignals():
+            while self.stacks:
+                yield self.stacks[-1].close
+                self.stacks.pop()
 
 # %% ../nbs/03c_errors.ipynb #03c00015
 _moments = dict(begin='begin', before='begin', start='begin', end='after', after='after', on='after')

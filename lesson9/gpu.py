@@ -42,6 +42,10 @@ class MixedPrecision(Callback):
         self.scaler,self.device = torch.amp.GradScaler(device.type),device
         self.scaler.scale(torch.ones((), device=device)) # sets the scaler up
 
+    def state_dict(self): return {'scaler': self.scaler and self.scaler.state_dict()}
+    def load_state_dict(self, state): # in a fit with float16, which has made a scaler
+        if state['scaler'] and self.scaler: self.scaler.load_state_dict(state['scaler'])
+
     def begin_batch(self):
         if self.scales: self.learn.opt = _ScaledOptimizer(_own(self.opt, self.scaler), self.scaler) # it may be new
         self.inside,self.scaled = self._autocast(),None

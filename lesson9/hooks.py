@@ -65,13 +65,14 @@ class HooksCallback(Callback):
         names   = {module: name for name,module in self.model.named_modules()}
         modules = dict.fromkeys(self.which(self.model)) # each once, also if it's used at several places
         self.hooks = self.run.stack.enter_context(Hooks(modules, self.f)) # removed when the fit is over
-        for i,(hook,module) in enumerate(zip(self.hooks, modules)): hook.name = names.get(module, i)
+        for i,(hook,module) in enumerate(zip(self.hooks, modules)): hook.name = names.get(module, f'#{i}')
 
     def after_fit(self): self.hooks = None
 
 # %% ../nbs/13_hooks.ipynb #4b207f58
 class ActivationStats(HooksCallback):
     "Statistics of each layer's output, and of its gradient, in each training batch."
+    saved,found = ('records', 'found'),False # found: whether this fit has recorded anything
     part = None # 'forward' while the Runner calls the model in training, 'backward' while it computes gradients
     def __init__(self,
         which=weight_layers,    # a function of the model that returns the modules to look at
@@ -128,6 +129,10 @@ class ActivationStats(HooksCallback):
         for rows in lists: rows.clear()
         for hook in hooks: self.records[hook.name] = [torch.cat([old, next(new)]) for old in self.records[hook.name]]
 
+    def state_dict(self):
+        self.after_epoch() # moves what was recorded in this epoch
+        return super().state_dict()
+
     def after_fit(self):
         self.after_epoch() # for the rows of a cancelled epoch
         if self.n_iter and not self.found:
@@ -140,10 +145,8 @@ class ActivationStats(HooksCallback):
     stds      = property(lambda self: [s[:,1] for s in self.outs])
     near_zero = property(lambda self: [s[:,2] for s in self.outs])
 
-    def plot_stats(self,
-        grads=False, # True: of the gradients
-    ): # the two axes
-        "Draw mean and standard deviation of each layer against training batches."
+    def plot_stats(self, grads=False): # the two axes
+        "Draw mean and standard deviation of each layer's outputs, or gradients, against training batches."
         stats,what = (self.grads, 'gradients') if grads else (self.outs, 'outputs')
         axs,plt = _axes(stats, 2)
         for column,name in enumerate(('Mean', 'Standard deviation')):
@@ -153,10 +156,8 @@ class ActivationStats(HooksCallback):
         axs[0].legend(fontsize=8)
         return axs
 
-    def color_dim(self,
-        grads=False, # True: of the gradients
-    ): # the axes, one for each layer
-        "Draw each layer's histograms over time: a column for each training batch, darker for more numbers."
+    def color_dim(self, grads=False): # the axes, one for each layer
+        "Draw histograms of outputs, or gradients: a column for each training batch, darker for more numbers."
         stats,limits = (self.grads, self.grad_limits) if grads else (self.outs, self.limits)
         axs,_ = _axes(stats, len(stats), f'Where the {"gradients" if grads else "outputs"} are')
         for ax,s in zip(axs, stats):

@@ -28,7 +28,7 @@ def accuracy(
     return ((pred.argmax(-1)==yb) & counted).sum()/counted.sum()
 
 # %% ../nbs/03_minibatch_training.ipynb #c0838584
-def _check_groups(groups):
+def _check_groups(groups, params):
     "Raise an error for settings or parameters that can't be trained."
     for g in groups:
         for k in ('lr', 'momentum', 'weight_decay'):
@@ -36,7 +36,6 @@ def _check_groups(groups):
         if g['nesterov'] and (g['momentum']<=0 or g['dampening']!=0):
             raise ValueError(f"nesterov needs momentum > 0 and dampening 0, found {g['momentum']} and {g['dampening']}")
 
-    params = [p for g in groups for p in g['params']]
     for p in params:
         if not isinstance(p, Tensor): raise TypeError(f'SGD moves tensors, found {type(p).__name__}')
         if not p.is_leaf: raise ValueError('SGD moves leaf tensors, found one that is computed from others')
@@ -61,8 +60,10 @@ class SGD:
         settings = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
         groups = params if isinstance(params[0], dict) else [dict(params=params)]
         self.param_groups = [{**settings, **g, 'params': _as_list(g['params'])} for g in groups] # new dicts, not yours
-        _check_groups(self.param_groups)
+        _check_groups(self.param_groups, self.params)
         self.state = {} # the running direction of each parameter
+
+    params = property(lambda self: [p for group in self.param_groups for p in group['params']]) # of all groups
 
     @torch.no_grad()
     def step(self):
@@ -82,8 +83,17 @@ class SGD:
 
     def zero_grad(self):
         "Set the gradient of every parameter to None."
-        for group in self.param_groups:
-            for p in group['params']: p.grad = None
+        for p in self.params: p.grad = None
+
+    def state_dict(self): # in PyTorch's form, in which parameters are numbers
+        number = {p: i for i,p in enumerate(self.params)}
+        groups = [g | {'params': [number[p] for p in g['params']]} for g in self.param_groups]
+        return {'state': {number[p]: {'momentum_buffer': d} for p,d in self.state.items()}, 'param_groups': groups}
+
+    def load_state_dict(self, state): # its own, or PyTorch's
+        for g,new in zip(self.param_groups, state['param_groups'], strict=True): g.update(new | {'params': g['params']})
+        kept = {p: state['state'].get(i, {}).get('momentum_buffer') for i,p in enumerate(self.params)}
+        self.state = {p: d.to(p.device, copy=True) for p,d in kept.items() if d is not None}
 
 # %% ../nbs/03_minibatch_training.ipynb #e10decdf
 class Dataset:

@@ -71,6 +71,8 @@ class ProgressCallback(AvgStatsCallback):
     "Show a bar for each epoch, and a row with everything that was measured as it ends."
     order = AvgStatsCallback.order + 10 # after callbacks that measure: it shows their rows, too
     interval = 0.25 # seconds between two updates
+    saved = *AvgStatsCallback.saved,'points','first','seen'
+    start,seen = 0.,(0., 0) # when the epoch began; sum of losses and number of samples at the last point
     def __init__(self,
         metrics=None,       # a `metric(pred, yb)` that gives the mean over a batch, or a list of them
         *more,              # nothing: several metrics are one list
@@ -88,6 +90,11 @@ class ProgressCallback(AvgStatsCallback):
         self.screen = _Notebook() if in_notebook() else _Terminal()
         self.start,self.next_draw = perf_counter(),0.
         if self.epochs: self.points,self.first = [],len(self.history)
+
+    def state_dict(self): return super().state_dict() | {'seconds': perf_counter()-self.start}
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.start = perf_counter()-state['seconds'] # the epoch goes on
 
     def begin_epoch(self): self._begin_pass()
     def begin_validate(self): self._begin_pass()
@@ -127,7 +134,7 @@ class ProgressCallback(AvgStatsCallback):
     def _begin_pass(self):
         "Start anew for a training or a validation pass."
         self._close_bar()
-        self.pass_start,self.seen = perf_counter(),(0., 0) # sum of losses, and number of samples
+        self.pass_start,self.seen = perf_counter(),(0., 0)
         self.next_show = self.pass_start+self.interval
 
     def _refresh(self):

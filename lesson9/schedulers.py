@@ -20,18 +20,19 @@ from .monitor import *
 class _AfterStep(Callback):
     "Base class of callbacks that do something when the optimiser has made a step, replayed or not."
     order = Best.order + 5 # after callbacks that keep the best model
-    stepped,hooked = False,None # `hooked`: the id of the parameter groups of an optimiser that has our hook
+    stepped,hook_id = False,None
 
     def begin_fit(self):
-        self.stepped,self.hooked = False,None
+        self.stepped,self.hook_id = False,None
         if not (self.run.epochs and hasattr(self.opt, 'register_step_post_hook')): return
         if any(isinstance(cb, CudaGraph) for cb in self.run.cbs): return # a graph can't call hooks
-        self.run.stack.callback(self.opt.register_step_post_hook(lambda *_: self.after_replay()).remove)
-        self.hooked = id(self.opt.param_groups)
+        handle = self.opt.register_step_post_hook(lambda *_: self.after_replay())
+        self.run.stack.callback(handle.remove)
+        self.hook_id = handle.id
 
     def begin_batch(self): self.stepped = False # forget steps that were made between batches
     def after_step(self): # an optimiser with our hook says itself whether there was a step
-        if id(self.opt.param_groups)!=self.hooked: self.stepped = True
+        if self.hook_id not in getattr(self.opt, '_optimizer_step_post_hooks', ()): self.stepped = True
     def after_replay(self): self.stepped = True
 
     def after_batch(self):
@@ -75,6 +76,9 @@ class SchedulerCallback(_AfterStep):
                 raise ValueError(f"SchedulerCallback ({kind}) and {type(cb).__name__} both set 'lr': leave one out")
         if self.metric: check_column(self, self.metric)
 
+    def state_dict(self): return {'scheduler': self.scheduler.state_dict()} # the rates are the optimiser's
+    def load_state_dict(self, state): self.scheduler.load_state_dict(state['scheduler'])
+
     def stepped_once(self):
         if self.every=='step': self.scheduler.step()
 
@@ -87,6 +91,7 @@ class SchedulerCallback(_AfterStep):
 class EMACallback(_AfterStep):
     "Average the weights over the steps of training, and validate and predict with the averages."
     single = True # several would swap in their averages over each other's
+    saved = 'averages','weights','n_averaged'
     def __init__(self,
         decay=0.999, # how much of the average stays at each step, from 0 to below 1
     ):

@@ -1,0 +1,81 @@
+"""Ctrl-C at any moment of a fit: it's raised, the world outside is as before, and the next fit works.
+
+INTERRUPTS=10000 tries more moments than the 1,000 of `make test`."""
+import os, random, signal, time, warnings
+
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+
+from lesson9.all import (AvgStatsCallback, Callback, DataBunch, Dataset, DeviceCallback, get_dls, GradientClip,
+                         HooksCallback, Learner, MixedPrecision, ParamScheduler, Recorder, Runner, sched_lin, Seed)
+
+N = int(os.environ.get('INTERRUPTS', '1000'))
+
+class Listens(Callback):
+    "Enter something at each fit's start, and note how it was left."
+    def __init__(self): self.entered = self.left = 0
+    def leave(self): self.left += 1
+    def begin_fit(self):
+        self.run.stack.callback(self.leave)
+        self.entered += 1
+
+def tiny():
+    torch.manual_seed(0)
+    x,y = torch.randn(12, 8),torch.randint(3, (12,))
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
+    data = DataBunch(*get_dls(Dataset(x[:8], y[:8]), Dataset(x[8:], y[8:]), 8), c=3)
+    return Learner(model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9), F.cross_entropy, data)
+
+def outside(learn):
+    "What a fit must leave as it was, whatever happens."
+    return dict(grad=torch.is_grad_enabled(), autocast=torch.is_autocast_enabled('cpu'),
+                deterministic=torch.are_deterministic_algorithms_enabled(), handler=signal.getsignal(signal.SIGINT),
+                hooks=[len(m._forward_hooks)+len(m._backward_hooks) for m in learn.model.modules()], opt=learn.opt)
+
+def callbacks():
+    return [Listens(), AvgStatsCallback(log=None), Recorder(), ParamScheduler('lr', sched_lin(0.1, 0.)),
+            DeviceCallback('cpu'), MixedPrecision(torch.bfloat16), GradientClip(norm=1.),
+            HooksCallback(lambda hook, layer, inp, out: None), Seed(1)]
+
+def interrupted_fit(run, learn, seconds):
+    "Fit, and press Ctrl-C after so many seconds; return whether that was in time."
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        run.fit(1, learn)
+        while signal.getitimer(signal.ITIMER_REAL)[0]>0: time.sleep(0.001) # over before it came
+    except KeyboardInterrupt: return True
+    finally: signal.setitimer(signal.ITIMER_REAL, 0)
+    return False
+
+def test_ctrl_c_at_any_moment():
+    "A thousand random moments, each followed by a fit that works and gives the same weights as ever."
+    def ring(*_): signal.raise_signal(signal.SIGINT)
+    old = signal.signal(signal.SIGALRM, ring)
+    rng,moments,cbs = random.Random(0),0,callbacks()
+    run = Runner(cbs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            start = time.perf_counter()
+            for _ in range(20): run.fit(1, tiny())
+            length = (time.perf_counter()-start)/20
+            expected = tiny()
+            Runner(callbacks()).fit(1, expected)
+            for i in range(N):
+                cbs[0].entered = cbs[0].left = 0
+                learn = tiny()
+                before = outside(learn)
+                moments += interrupted_fit(run, learn, rng.uniform(1e-5, length))
+                assert outside(learn)==before, i
+                assert cbs[0].entered<=cbs[0].left<=1 and run.learn is None, i
+                cbs[0].entered = cbs[0].left = 0
+                learn = tiny()
+                run.fit(1, learn)
+                assert (cbs[0].entered, cbs[0].left)==(1, 1), i
+                for p,q in zip(learn.model.parameters(), expected.model.parameters()): assert torch.equal(p, q), i
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    print(f'{moments} of {N} fits were interrupted')
+    assert moments>N/2
