@@ -31,7 +31,7 @@ class Callback:
     order = 0           # lower is called earlier
     run:'Runner' = None # set when a fit starts
     single = False      # True: a Runner can have only one
-    saved:tuple = ()    # the names of attributes that training goes on from
+    saved:tuple[str, ...] = () # the names of attributes that training goes on from
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -199,10 +199,9 @@ class Runner(Dispatcher):
         if not self('begin_validate'): self.all_batches(dl)
 
     def all_epochs(self, epochs):
-        "Train on one pass and validate on one, `epochs` times."
+        "Train on one pass and validate on one in each of `epochs`, a `range`."
         if epochs: self.opt.zero_grad() # no gradient that is left from before enters this fit
-        to_do = range(self.epoch, epochs) # a callback may have set with which one to begin
-        for self.epoch in to_do:
+        for self.epoch in epochs:
             try:
                 if not self('begin_epoch'): self.all_batches(self.data.train_dl)
                 if self.data.valid_dl is not None: self.one_validation(self.data.valid_dl)
@@ -215,7 +214,7 @@ class Runner(Dispatcher):
         check_loader('train_dl', learn.data.train_dl)
         check_opt(learn)
         if learn.data.valid_dl is not None: check_loader('valid_dl', learn.data.valid_dl)
-        self._fit(epochs, learn, lambda: self.all_epochs(epochs))
+        self._fit(epochs, learn, lambda: self.all_epochs(range(self.epoch, epochs))) # a callback may set `epoch`
 
     def _fit(self, epochs, learn, body, cbs=()): # `cbs`: for this fit alone
         if self.learn is not None: raise RuntimeError('this Runner is in the middle of a fit: use another one inside')

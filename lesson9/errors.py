@@ -88,7 +88,7 @@ class HeldSignals:
         for sig,old in self.old.items():
             now = signal.getsignal(sig)
             if now==self._catch: signal.signal(sig, old)
-            elif isinstance(getattr(now, '__self__', None), HeldSignals): now.__self__.old[sig] = old # left later
+            else: getattr(now, '__self__', self).old[sig] = old # that of one which is left later
         if self.caught: self._act(self.caught)
 
     def _catch(self, sig, frame):

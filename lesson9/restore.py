@@ -131,10 +131,10 @@ def check_learner_state(
     state, # what `learner_state` gave for another one
 ): # a list of texts, one for each difference; empty if `state` fits
     "List how a learner differs from the one whose state this is: in names, shapes or parameter groups."
-    both = [{k: tuple(t.shape) for k,t in tensors.items()} for tensors in (named_tensors(learn), state['tensors'])]
-    for part,opt in zip(both, (learn.opt.state_dict(), state['opt'])):
-        part['parameters in groups of the optimiser'] = [len(group['params']) for group in opt['param_groups']]
-    here,there = both
+    groups = 'parameters in groups of the optimiser'
+    here,there = ({k: list(t.shape) for k,t in tensors.items()} |
+                  {groups: [len(group['params']) for group in opt['param_groups']]}
+                  for tensors,opt in ((named_tensors(learn), learn.opt.state_dict()), (state['tensors'], state['opt'])))
     different  = [k for k in here | there if here.get(k)!=there.get(k)]
     return [f"{k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there" for k in different]
 
