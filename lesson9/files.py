@@ -76,17 +76,17 @@ def save_tensors(
               .clone(memory_format=torch.contiguous_format) for name,t in tensors.items()}
     raw = safetensors.torch.save(copies) # size of the header, header, numbers
     end = 8 + int.from_bytes(raw[:8], 'little')
-    listed = (b',' if tensors else b'') + raw[9:end].rstrip()
+    listed = b','*bool(tensors) + raw[9:end].rstrip()
     plain  = json.dumps(plain, separators=(',', ':'), allow_nan=False)
     begin  = _begin(plain, '0'*64)
     listed += b' '*(-len(begin+listed)%8) # so that the numbers are aligned
     size = len(begin+listed)
     if size>_max_header or _values(plain, listed)>_max_values:
         raise ValueError(f'too much outside of tensors: {size:,} bytes; make tensors of what is long')
-    digest = hashlib.sha256(size.to_bytes(8, 'little')+begin+listed)
-    digest.update(memoryview(raw)[end:])
-    parts = size.to_bytes(8, 'little'),_begin(plain, digest.hexdigest()),listed,memoryview(raw)[end:]
-    atomic_write(Path(path), lambda f: f.writelines(parts))
+    head,body = size.to_bytes(8, 'little'),memoryview(raw)[end:]
+    digest = hashlib.sha256(head+begin+listed)
+    digest.update(body)
+    atomic_write(Path(path), lambda f: f.writelines([head, _begin(plain, digest.hexdigest()), listed, body]))
 
 # %% ../nbs/17a_files.ipynb #17a0001c
 _header = re.compile(rb'\{"__metadata__":\{"format":"(\d{1,9})",'
@@ -101,10 +101,10 @@ def load_tensors(
     with open(path, 'rb') as f:
         size   = f.read(8)
         header = f.read(min(int.from_bytes(size, 'little'), _max_header))
-        if not (begin := _header.match(header)): raise error('was not written by save_tensors, or is damaged')
+        if not (begin := _header.match(header)) or int.from_bytes(size, 'little')>len(header):
+            raise error('was not written by save_tensors, or is damaged')
         if begin[1]!=b'1': raise error(f'has format {int(begin[1])}, and this version of lesson9 reads format 1')
-        at = begin.start(3)
-        data = b''.join([size, header[:at], b'0'*64, header[at+64:], f.read()])
+        data = b''.join([size, header[:begin.start(3)], b'0'*64, header[begin.end(3):], f.read()])
     if hashlib.sha256(data).hexdigest().encode()!=begin[3]:
         raise error('is damaged: only a part of it is here, or it has changed since it was written')
     try:

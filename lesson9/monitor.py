@@ -46,6 +46,7 @@ def check_column(
 class Best(Callback):
     "Follow a metric from epoch to epoch. Base class of callbacks that do something when it improves."
     order = HistoryCallback.order + 20 # after callbacks that measure
+    saved:tuple = 'best','best_epoch'
     min_delta = 0. # by how much a value must be better than the best
     def __init__(self,
         metric='valid_loss', # a column of `epoch_row`
@@ -83,7 +84,7 @@ class Best(Callback):
 class EarlyStopping(Best):
     "End the fit when `metric` hasn't improved for `patience` epochs in which it was measured."
     order = Best.order + 30 # after all callbacks that do something at the end of an epoch
-    saved = 'best','best_epoch','waited'
+    saved = *Best.saved,'waited'
     def __init__(self,
         metric='valid_loss', # a column of `epoch_row`
         mode=None,           # 'min': smaller is better; 'max': larger is; default: `known_mode(metric)`
@@ -111,7 +112,7 @@ class EarlyStopping(Best):
 # %% ../nbs/19_monitor.ipynb #7001004f
 class SaveBest(Best):
     "Write the model's weights to a file after each epoch that is the best so far, over all fits."
-    saved = 'best','best_epoch','passed','unknown'
+    saved = *Best.saved,'passed','unknown'
     passed  = False # whether the last epoch of this fit was not the best
     unknown = False # whether the best is the file's, of a fit that this callback knows nothing of
     def __init__(self,
