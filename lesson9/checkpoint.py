@@ -16,6 +16,7 @@ from .callbacks import *
 from .epochs import *
 from .errors import *
 from .files import *
+from .lr_find import *
 from .minibatch import *
 from .recipe import *
 from .restore import *
@@ -49,6 +50,7 @@ class Checkpoint(Callback):
         self.active = self.left = False
         self.loaded = None
         if not self.run.epochs: return # a validation
+        if any(isinstance(cb, LRFinder) for cb in self.run.cbs): raise ValueError('a search is no run to go on with')
         self.fit,self.outer = self.fit+1,sys.exception() # None, unless this fit is in an `except` block
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

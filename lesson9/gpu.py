@@ -36,6 +36,8 @@ class MixedPrecision(Callback):
         device = model_device(self.model)
         dtype  = self.dtype or amp_dtype(device)
         self.context,self.scales = (device.type, dtype),dtype==torch.float16 and self.run.epochs>0
+        now = dict(enabled=torch.is_autocast_enabled(device.type), dtype=torch.get_autocast_dtype(device.type))
+        self.run.stack.enter_context(torch.autocast(device.type, **now)) # restored, even if leaving is interrupted
         self.run.stack.callback(self._leave)
         self.run.stack.callback(lambda: setattr(self.learn, 'opt', _own(self.opt, self.scaler)))
         if not self.scales or self.scaler and self.device==device: return # the scale of the last fit is a good one

@@ -13,6 +13,7 @@ import torch
 
 from .callbacks import *
 from .devices import *
+from .errors import *
 from .nested import *
 
 # %% ../nbs/13_hooks.ipynb #30c79f26
@@ -64,7 +65,7 @@ class HooksCallback(Callback):
     def begin_fit(self):
         names   = {module: name for name,module in self.model.named_modules()}
         modules = dict.fromkeys(self.which(self.model)) # each once, also if it's used at several places
-        self.hooks = self.run.stack.enter_context(Hooks(modules, self.f)) # removed when the fit is over
+        with HeldSignals(): self.hooks = self.run.stack.enter_context(Hooks(modules, self.f)) # to be removed at the end
         for i,(hook,module) in enumerate(zip(self.hooks, modules)): hook.name = names.get(module, f'#{i}')
 
     def after_fit(self): self.hooks = None
