@@ -67,7 +67,7 @@ def fitting(listed, numbers):
     try:
         tensors,end = json.loads(b'{' + listed[1:]),0
         for about in tensors.values():
-            size = math.prod(about['shape'])*BITS.get(about['dtype'], 8)//8
+            size = math.prod(map(int, about['shape']))*BITS.get(about['dtype'], 8)//8
             about['data_offsets'] = [end, end := end+size]
         if not 0<=end<2**20: return listed,numbers
         return b',' + json.dumps(tensors).encode()[1:],numbers[:end].ljust(end, b'x')
