@@ -121,14 +121,13 @@ class ActivationStats(HooksCallback):
 
     def after_epoch(self):
         "Move the rows of the epoch to the CPU, all of them in one copy."
-        hooks = self.hooks or []
-        lists = [rows for hook in hooks for rows in hook.rows]
+        lists = [rows for hook in self.hooks or () for rows in hook.rows]
         if not any(lists): return
         self.found = True
         together = torch.stack([row for rows in lists for row in rows]).cpu()
         new = iter(together.split([len(rows) for rows in lists])) # of each list again
         for rows in lists: rows.clear()
-        for hook in hooks: self.records[hook.name] = [torch.cat([old, next(new)]) for old in self.records[hook.name]]
+        for hook in self.hooks: self.records[hook.name] = [torch.cat([old, next(new)]) for old in self.records[hook.name]]
 
     def state_dict(self):
         self.after_epoch() # moves what was recorded in this epoch
