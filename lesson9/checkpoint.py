@@ -50,7 +50,8 @@ class Checkpoint(Callback):
         self.active = self.left = False
         self.loaded = None
         if not self.run.epochs: return # a validation
-        if any(isinstance(cb, LRFinder) for cb in self.run.cbs): raise ValueError('a search is no run to go on with')
+        if any(isinstance(cb, LRFinder) for cb in self.run.cbs):
+            raise ValueError('Checkpoint cannot be used with LRFinder: a search is no run to go on with')
         self.fit,self.outer = self.fit+1,sys.exception() # None, unless this fit is in an `except` block
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

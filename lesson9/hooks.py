@@ -127,7 +127,7 @@ class ActivationStats(HooksCallback):
         together = torch.stack([row for rows in lists for row in rows]).cpu()
         new = iter(together.split([len(rows) for rows in lists])) # of each list again
         for rows in lists: rows.clear()
-        for hook in self.hooks: self.records[hook.name] = [torch.cat([old, next(new)]) for old in self.records[hook.name]]
+        for h in self.hooks: self.records[h.name] = [torch.cat([old, next(new)]) for old in self.records[h.name]]
 
     def state_dict(self):
         self.after_epoch() # moves what was recorded in this epoch
