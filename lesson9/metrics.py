@@ -81,18 +81,18 @@ class Metrics(HistoryCallback):
                                  f"{', '.join(values)}: give Metrics what is in it, one by one")
             for key,v in values.items(): self.row[f'{self.part}_{key}'] = map_tensors(Tensor.tolist, v)
 
-def _inner(metric): # torchmetrics' own objects, also in a collection or a wrapper
+def _parts_of(metric): # torchmetrics' own objects, also in a collection or a wrapper
     return [m for m in metric.modules() if hasattr(m, '_update_count')] if isinstance(metric, nn.Module) else []
 
 def _counts(name, metric):
     "Get the state of a metric as plain data. TypeError if it has none that we know of."
-    if inner := _inner(metric): return [(m.metric_state, m._update_count) for m in inner]
+    if inner := _parts_of(metric): return [(m.metric_state, m._update_count) for m in inner]
     if hasattr(metric, 'state_dict') and hasattr(metric, 'load_state_dict'): return metric.state_dict()
     raise TypeError(f'metric {name!r} needs state_dict and load_state_dict to be saved in the middle of an epoch, '
                     f'and {type(metric).__name__} has none')
 
 def _set_counts(metric, counts):
-    if not (inner := _inner(metric)): return metric.load_state_dict(counts)
+    if not (inner := _parts_of(metric)): return metric.load_state_dict(counts)
     for m,(state,n) in zip(inner, counts, strict=True):
         for k,v in state.items(): setattr(m, k, v)
         m._update_count = n # torchmetrics warns of a result without an update
