@@ -81,6 +81,8 @@ class Checkpoint(Callback):
         self.log(f"{path.name}: going on in epoch {at['epoch']}, after {at['iter']} of its batches")
         if at['epochs']!=self.run.epochs:
             self.log(f"it is of a fit of {at['epochs']} epochs: a schedule goes on as in one of {self.run.epochs}")
+        if any(getattr(dl, 'persistent_workers', False) for dl in _loaders(self.data)):
+            warnings.warn('persistent workers go on exactly if their dataset draws no random numbers', stacklevel=2)
         differ = [f'{k} {v} there, {_made_with()[k]} here' for k,v in state['made_with'].items() if v!=_made_with()[k]]
         if differ: warnings.warn(f"{path.name} comes from another setting: {', '.join(differ)}", stacklevel=2)
 

@@ -60,7 +60,7 @@ def _who(frames, run):
             return f'{type(owner).__name__}.{methods[0]}'
         if owner is not run: continue
         if 'event' in frame.f_locals: return f"a function at {frame.f_locals['event']}"
-        text = linecache.getline(frame.f_code.co_filename, line)
+        text = linecache.getline(frame.f_code.co_filename, line or 0) # None: between two lines
         for call,stage in _stages.items():
             if call in text: return stage
 

@@ -64,10 +64,10 @@ def warm_up(tmp_path_factory):
     "Train once before: the first fit on a device loads kernels and allocates pinned memory."
     train('Recorder', DEVICE, tmp_path_factory.mktemp('warm_up'))
 
-@pytest.fixture(params=range(23))
+@pytest.fixture(params=range(24))
 def name(request, tmp_path):
     found = names(tmp_path)
-    assert len(found)==23
+    assert len(found)==24
     return found[request.param]
 
 def test_callback(name, tmp_path):
