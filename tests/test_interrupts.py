@@ -1,6 +1,6 @@
 """Ctrl-C at any moment of a fit: it's raised, the world outside is as before, and the next fit works.
 
-`make test` tries 300 moments; INTERRUPTS=1000 tries more."""
+`make test` tries 200 moments; INTERRUPTS=1000 tries more."""
 import os, random, signal, time, warnings
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn, optim
 from lesson9.all import (AvgStatsCallback, Callback, DataBunch, Dataset, DeviceCallback, get_dls, GradientClip,
                          HooksCallback, Learner, MixedPrecision, ParamScheduler, Recorder, Runner, sched_lin, Seed)
 
-N = int(os.environ.get('INTERRUPTS', '300'))
+N = int(os.environ.get('INTERRUPTS', '200'))
 
 class Listens(Callback):
     "Enter something at each fit's start, and note how it was left."
