@@ -60,7 +60,7 @@ class Checkpoint(Callback):
         except OSError as e: self._failed(e)
         path,loaded = self._newest() if self.resume else (None, None)
         self.number = max([int(p.stem[11:]) for p in self._files()], default=-1) + 1
-        if loaded and (at := unflatten(*loaded)['run'])['fit']>=self.fit:
+        if loaded and (at := _state(*loaded)['run'])['fit']>=self.fit:
             if at['fit']==self.fit: self._go_on(path, loaded)
             if at['fit']>self.fit or at['epoch']>=self.run.epochs or at['done'] and at['epochs']>=self.run.epochs:
                 self.log(f'{path.name}: this fit is done')
@@ -69,7 +69,7 @@ class Checkpoint(Callback):
         self.signals = self.run.stack.enter_context(HeldSignals())
 
     def _go_on(self, path, loaded):
-        state = unflatten(*loaded)
+        state = _state(*loaded)
         here,there = [{name: kind for name,(kind,_) in cbs.items()} for cbs in (self._callbacks(), state['callbacks'])]
         found  = [f"callback {k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there"
                   for k in here | there if here.get(k)!=there.get(k)]
@@ -100,7 +100,7 @@ class Checkpoint(Callback):
         self.inside,loaded = True,self.loaded
         self.start,self.loaded = rng_state(self.data),None # from here the loader draws its order
         if loaded is None: return self._leave_if_caught(0)
-        state = unflatten(*loaded) # once more: the others have begun an epoch
+        state = _state(*loaded) # once more: the others have begun an epoch
         self.start,n = state['generators']['start'],state['run']['iter']
         rest = Rest(self.data.train_dl, n, lambda: set_rng_state(self.start, self.data), lambda: self._load(state))
         self.run.all_batches(rest, first=n)
@@ -154,12 +154,17 @@ class Checkpoint(Callback):
     def _newest(self):
         "Read the newest file that is good. CheckpointError if there are files, and none is."
         for path in (files := self._files()):
-            try: return path,load_tensors(path)
+            try:
+                loaded = load_tensors(path)
+                if 'run' in _state(*loaded): return path,loaded
+                raise CheckpointError(f'{str(path)!r} holds no state of a run')
             except CheckpointError as e: warnings.warn(f'{path.name} is passed over: {e}', stacklevel=2)
         if files: raise CheckpointError(f'none of {len(files)} files in {str(self.folder)!r} can be read: '
                                         'delete them to begin anew, or use another folder')
         return None,None
 
+def _state(tensors, plain): # with copies: a callback may change its own in place, and the state is set twice
+    return unflatten({name: t.clone() for name,t in tensors.items()}, plain)
 def _loaders(data): return [dl for dl in (data.train_dl, data.valid_dl) if dl is not None]
 def _made_with():
     return dict(torch=str(torch.__version__), threads=torch.get_num_threads(),

@@ -86,9 +86,10 @@ class HeldSignals:
 
     def __exit__(self, *error):
         for sig,old in self.old.items():
-            now = signal.getsignal(sig)
+            now   = signal.getsignal(sig)
+            owner = getattr(now, '__self__', None)
             if now==self._catch: signal.signal(sig, old)
-            else: getattr(now, '__self__', self).old[sig] = old # that of one which is left later
+            elif isinstance(owner, HeldSignals): owner.old[sig] = old # which was entered later, and is left later
         if self.caught: self._act(self.caught)
 
     def _catch(self, sig, frame):

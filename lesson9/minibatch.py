@@ -147,7 +147,7 @@ def collate(
 ): # a batch (xb, yb)
     "Stack a list of samples into a batch."
     bad = [s for s in samples if not isinstance(s, (tuple, list)) or len(s)!=2 or {*map(type, s)} & {tuple, dict}]
-    if bad: raise TypeError(f'collate needs pairs (x, y) of tensors or numbers, found {bad[0]!r:.40} or a collate_fn')
+    if bad: raise TypeError(f'collate needs pairs (x, y) of tensors or numbers, found {bad[0]!r:.50}')
     xb,yb = (torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*samples))
     return xb,yb
 

@@ -6,9 +6,7 @@
 __all__ = ['Rest']
 
 # %% ../nbs/24a_resume.ipynb #24a00005
-from itertools import islice
-
-from .minibatch import *
+from .epochs import *
 
 # %% ../nbs/24a_resume.ipynb #24a00010
 class Rest:
@@ -25,18 +23,6 @@ class Rest:
     def __len__(self): return len(self.dl)
     def __iter__(self):
         self.prepare()
-        batches = self._skipped()
+        batches = batches_from(self.dl, self.n)
         self.go_on()
         yield from batches
-
-    def _skipped(self):
-        "Draw the order, and pass over the first `n` batches: without reading them, where the loader can do that."
-        if hasattr(type(self.dl), 'iter_from'): return self.dl.iter_from(self.n)
-        if type(self.dl) is DataLoader: # ours: the order is a list of indices
-            orders = iter(self.dl.sampler)
-            for _ in islice(orders, self.n): pass
-            return map(self.dl._fetch, orders)
-        done    = loader_length(self.dl)==self.n
-        batches = iter(done and getattr(self.dl, 'batch_sampler', None) or self.dl) # all done: only the order is drawn
-        for _ in islice(batches, self.n): pass
-        return batches
