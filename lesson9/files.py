@@ -102,7 +102,7 @@ def load_tensors(
         if not (begin := _header.match(header)) or n>len(header):
             raise error('was not written by save_tensors, or is damaged')
         if begin[1]!=b'1': raise error(f'has format {int(begin[1])}, and this version of lesson9 reads format 1')
-        end   = max(map(int, re.findall(rb'"data_offsets":\[\d+,(\d{1,19})\]', header)), default=0) # of the numbers
+        end   = max(map(int, re.findall(rb'"data_offsets": ?\[\d+, ?(\d{1,19})\]', header)), default=0) # of the numbers
         whole = os.fstat(f.fileno()).st_size==8+len(header)+end # otherwise nothing else is read
         data  = b''.join([size, header[:begin.start(3)], b'0'*64, header[begin.end(3):], f.read()]) if whole else b''
     if hashlib.sha256(data).hexdigest().encode()!=begin[3]:
