@@ -170,7 +170,7 @@ def run_in(folder, which, stop=None, fits=(1, 3)):
 def newest(folder): return max((folder/'states').glob('*.safetensors'))
 def read(folder): return unflatten(*load_tensors(newest(folder)))
 
-STOPS = {'scaled': ['middle', 'begin'], 'averaged': ['middle', 'last']} # what the first can't see, the second may
+STOPS = {'averaged': ['middle', 'last'], 'scaled': ['middle', 'begin']} # what one can't see, the next one may
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
