@@ -3,7 +3,6 @@
 Two small runs have all callbacks with a state between them. Each is stopped twice, in the middle of an epoch and as one
 begins, and goes on from a file in which one entry is what a new run has there, or, where that is the same, another."""
 import copy, hashlib, json, os, random, shutil, signal, sys, warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,8 +174,9 @@ STOPS = {'averaged': ['middle', 'last'], 'scaled': ['middle', 'begin']} # what o
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     "Of each run: what is equal at the end of one that never stopped, a new state, and where it was stopped."
-    here,base = Path.cwd(),tmp_path_factory.mktemp('runs')
+    base = tmp_path_factory.mktemp('runs')
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base) # and back again at the end
         patch.setattr(lesson9.progress, 'perf_counter', lambda: Trace.ticks)
         patch.setattr(os, 'fsync', lambda handle: None) # no power fails here
         patch.setitem(sys.modules, 'torch.utils.tensorboard', SimpleNamespace(SummaryWriter=Writer))
@@ -189,7 +189,6 @@ def runs(tmp_path_factory):
             run.usual = {stop: gone_on(run, which, stop) for stop in ('middle', 'begin', 'last')}
             return run
         yield {which: prepared(which) for which in STOPS}
-    os.chdir(here)
 
 def gone_on(run, which, stop, change=None):
     "What is there at the end, if it goes on from a file that was changed."
