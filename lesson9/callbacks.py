@@ -101,7 +101,7 @@ def is_stop(answer, listener):
 # %% ../nbs/04_callbacks.ipynb #e4c10045
 class Dispatcher(ShowsTable):
     "Keep callbacks in order, and call those that have a method for an event."
-    cbs = listeners = stack = None # type: Any
+    cbs = listeners = stack = error = None # type: Any
     def __init__(self,
         cbs=None,      # a `Callback`, or a list of them
         cb_funcs=None, # a callable that makes a callback, or a list of them; each is called once
@@ -133,13 +133,13 @@ class Dispatcher(ShowsTable):
 
     def end(self, event, error=None):
         "Call all listeners. Then raise the worst error, `error` included, or return whether one returned True."
-        stop = False
+        stop,self.error = False,error # a listener can see what has failed before it
         for listener in chain(self.listeners[event], self.stack if event=='after_fit' else ()):
             try: stop |= (answer := listener()) is not None and is_stop(answer, listener)
-            except BaseException as e: error = worse_error(error, e)
+            except BaseException as e: self.error = worse_error(self.error, e)
         try:
-            if error is not None: raise error
-        finally: del error # an error and a frame that hold each other would keep the batch in memory
+            if self.error is not None: raise self.error
+        finally: self.error = error = None # an error and a frame that hold each other would keep the batch in memory
         return stop
 
     def stage(self, f, cancel, after_cancel, after):
@@ -236,4 +236,4 @@ class Runner(Dispatcher):
     def _let_go(self):
         with HeldSignals():
             for leave in self.stack or (): leave()
-            self.learn = self.xb = self.yb = self.pred = self.loss = self.listeners = self.stack = None
+            self.learn = self.xb = self.yb = self.pred = self.loss = self.listeners = self.stack = self.error = None

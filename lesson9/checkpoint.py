@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/24b_checkpoint.ipynb #24b00005
-import sys, warnings
+import warnings
 from pathlib import Path
 from time import monotonic
 
@@ -52,7 +52,7 @@ class Checkpoint(Callback):
         if not self.run.epochs: return # a validation
         if any(isinstance(cb, LRFinder) for cb in self.run.cbs):
             raise ValueError('Checkpoint cannot be used with LRFinder: a search is no run to go on with')
-        self.fit,self.outer = self.fit+1,sys.exception() # None, unless this fit is in an `except` block
+        self.fit += 1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for part in self.folder.glob('checkpoint_*.part'): part.unlink(missing_ok=True) # of a killed process
@@ -107,7 +107,7 @@ class Checkpoint(Callback):
         return True # the pass is done
 
     def after_batch(self):
-        if not (self.active and self.in_train): return
+        if not (self.active and self.in_train) or self.run.error: return # a failed batch is not done
         due = self.every and self.run.n_iter%self.every==0
         if due or self.seconds is not None and monotonic()-self.saved_at>=self.seconds: self._save(self.iter+1)
         self._leave_if_caught(self.iter+1)
@@ -115,8 +115,8 @@ class Checkpoint(Callback):
     def after_epoch(self): self.inside = False
 
     def after_fit(self):
-        "Save once more, unless something else than its end has ended the fit."
-        if not self.active or self.left or sys.exception() is not self.outer: return
+        "Save once more, unless an error has ended the fit."
+        if not self.active or self.left or self.run.error: return
         if self.inside: self._save(self.iter+1, done=True) # it was cancelled
         else: self._save(0, done=True)
 

@@ -95,13 +95,13 @@ def load_tensors(
     path, # a file that `save_tensors` wrote
 ): # (a dict of tensors on the CPU, the plain values)
     "Read a file; run nothing in it. CheckpointError if it's damaged or of another kind."
-    def error(found): return CheckpointError(f'{str(path)!r} {found}: use an earlier file, or delete this one')
+    def error(found, do='use an earlier file, or delete it'): return CheckpointError(f'{str(path)!r} {found}: {do}')
     if Path(path).exists() and not Path(path).is_file(): raise error('is a folder, a pipe or a device')
     with open(path, 'rb') as f:
         header = f.read(min(n := int.from_bytes(size := f.read(8), 'little'), _max_header))
         if not (begin := _header.match(header)) or n>len(header):
             raise error('was not written by save_tensors, or is damaged')
-        if begin[1]!=b'1': raise error(f'has format {int(begin[1])}, and this version of lesson9 reads format 1')
+        if begin[1]!=b'1': raise error(f'has format {int(begin[1])}, and this lesson9 reads format 1', 'update lesson9')
         end   = max(map(int, re.findall(rb'"data_offsets": ?\[\d+, ?(\d{1,19})\]', header)), default=0) # of the numbers
         whole = os.fstat(f.fileno()).st_size==8+len(header)+end # otherwise nothing else is read
         data  = b''.join([size, header[:begin.start(3)], b'0'*64, header[begin.end(3):], f.read()]) if whole else b''

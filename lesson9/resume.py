@@ -12,7 +12,7 @@ from .epochs import *
 class Rest:
     "The batches of a pass from number `n` on, as if those before had just been given."
     def __init__(self,
-        dl,      # a loader, with the state that it had when the pass began, or with one of its own
+        dl,      # a loader
         n,       # how many batches of the pass are done
         prepare, # is called when the pass begins, to set the random generators that an order is drawn from
         go_on,   # is called when the first `n` batches are over, to set them to what they were then
@@ -20,7 +20,7 @@ class Rest:
         self.dl,self.n = dl,n
         self.prepare,self.go_on = prepare,go_on
 
-    def __len__(self): return len(self.dl)
+    def __len__(self): return len(self.dl) # of the whole pass
     def __iter__(self):
         self.prepare()
         batches = batches_from(self.dl, self.n)

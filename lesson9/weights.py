@@ -19,7 +19,7 @@ def _uncompiled(model): return getattr(model, '_orig_mod', model) # of a compile
 def save_model(
     path,    # the file; by custom its name ends in .safetensors
     model,   # compiled or not
-    **about, # what the file says besides, such as `epoch=3`: numbers, texts, short lists
+    **about, # more that the file says, such as `epoch=3`: numbers, texts, short lists
 ):
     "Write the model's `state_dict` to a file. TypeError names what can't be stored; then nothing is written."
     state = _uncompiled(model).state_dict()
