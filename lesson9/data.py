@@ -40,13 +40,13 @@ def _idx_header(f):
     return np.frombuffer(sizes, '>u4').tolist(),np.dtype(_idx_types[code])
 
 # %% ../nbs/00_data.ipynb #0da7a009
-def _parse_idx(f):
-    "Read the tensor in an open IDX file."
+def _parse_idx(f, most):
+    "Read the tensor in an open IDX file, which has at most `most` bytes."
     shape,dtype = _idx_header(f)
     size = math.prod(shape)*dtype.itemsize
-    data = _read(f, size)
+    data = _read(f, size) if size<=most else b''
     if len(data)<size or f.read(1):
-        found = f'only {len(data):,}' if len(data)<size else 'more'
+        found = 'more' if len(data)==size else f'only {len(data):,}' if size<=most else f'at most {most:,}'
         raise ValueError(f'shape {shape} needs {size:,} bytes after the header, found {found}')
     elements = np.frombuffer(data, dtype).astype(dtype.newbyteorder('='), copy=False)
     return torch.from_numpy(elements.reshape(shape))
@@ -59,9 +59,9 @@ def load_idx(
     if Path(path).exists() and not Path(path).is_file(): # reading a pipe could wait for ever
         raise ValueError(f'{path}: expected a regular file, found a folder, a pipe or a device')
     with open(path, 'rb') as raw:
-        gzipped = raw.read(2) == b'\x1f\x8b' # decided by the content, since the name may be wrong
+        gzipped,length = raw.read(2)==b'\x1f\x8b',raw.seek(0, 2) # decided by the content: the name may be wrong
         raw.seek(0)
-        try: return _parse_idx(gzip.GzipFile(fileobj=raw) if gzipped else raw)
+        try: return _parse_idx(gzip.GzipFile(fileobj=raw), 1032*length) if gzipped else _parse_idx(raw, length)
         except ValueError as e: raise ValueError(f'{path}: {e}') from e
         except (EOFError, gzip.BadGzipFile, zlib.error) as e: raise ValueError(f'{path}: damaged gzip data, {e}') from e
 

@@ -19,8 +19,8 @@ def atomic_write(
     save, # a function of an open binary file, which writes to it
 ):
     "Write to a file beside `path`, then rename it: a file called `path` is always complete."
-    path = path.resolve() # where a symbolic link leads to
-    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part') # another process may write to `path` meanwhile
+    path = check_writable(path)
+    part = path.with_name(f'{path.name[:60]}.{secrets.token_hex(4)}.part') # another process may write there, too
     try:
         with open(part, 'xb') as f:
             save(f)
@@ -40,12 +40,13 @@ def sync_folder(folder):
 
 def check_writable(
     path, # the file, a `Path`; it may exist
-):
+): # where it is, if `path` is a symbolic link
     "Raise an OSError if `atomic_write` can't write to `path`."
+    path = Path(os.path.realpath(path))
     if path.is_dir(): raise IsADirectoryError(f'{str(path)!r} is a folder: name a file in it')
-    folder = path.resolve().parent
-    if not folder.is_dir(): raise FileNotFoundError(f'no folder {str(folder)!r} to write {path.name!r} to')
-    with tempfile.TemporaryFile(dir=folder): pass # raises PermissionError, for example
+    if path.exists() and not path.is_file(): raise FileExistsError(f'{str(path)!r} is a pipe or a device: name a file')
+    if not path.parent.is_dir(): raise FileNotFoundError(f'no folder {str(path.parent)!r} to write {path.name!r} to')
+    with tempfile.TemporaryFile(dir=path.parent): return path # raises PermissionError, for example
 
 # %% ../nbs/17a_files.ipynb #17a00017
 class CheckpointError(Exception): "A file can't be used. Says what is wrong with it, and what to do."
@@ -62,8 +63,7 @@ def _check_tensor(name, t):
 def _values(plain, listed): return sum(plain.count(c) + listed.count(c.encode()) for c in '[{,:')
 
 def _begin(plain, digest):
-    about = json.dumps(dict(format='1', plain=plain, sha256=digest), separators=(',', ':'))
-    return f'{{"__metadata__":{about}'.encode()
+    return b'{"__metadata__":'+json.dumps(dict(format='1', plain=plain, sha256=digest), separators=(',', ':')).encode()
 
 def save_tensors(
     path,    # the file; by custom its name ends in .safetensors
@@ -80,8 +80,7 @@ def save_tensors(
     plain  = json.dumps(plain, separators=(',', ':'), allow_nan=False)
     begin  = _begin(plain, '0'*64)
     listed += b' '*(-len(begin+listed)%8) # so that the numbers are aligned
-    size = len(begin+listed)
-    if size>_max_header or _values(plain, listed)>_max_values:
+    if (size := len(begin+listed))>_max_header or _values(plain, listed)>_max_values:
         raise ValueError(f'too much outside of tensors: {size:,} bytes; make tensors of what is long')
     head,body = size.to_bytes(8, 'little'),memoryview(raw)[end:]
     digest = hashlib.sha256(head+begin+listed)
@@ -99,12 +98,13 @@ def load_tensors(
     def error(found, do='use an earlier file, or delete it'): return CheckpointError(f'{str(path)!r} {found}: {do}')
     if Path(path).exists() and not Path(path).is_file(): raise error('is a folder, a pipe or a device')
     with open(path, 'rb') as f:
-        size   = f.read(8)
-        header = f.read(min(int.from_bytes(size, 'little'), _max_header))
-        if not (begin := _header.match(header)) or int.from_bytes(size, 'little')>len(header):
+        header = f.read(min(n := int.from_bytes(size := f.read(8), 'little'), _max_header))
+        if not (begin := _header.match(header)) or n>len(header):
             raise error('was not written by save_tensors, or is damaged')
         if begin[1]!=b'1': raise error(f'has format {int(begin[1])}, and this lesson9 reads format 1', 'update lesson9')
-        data = b''.join([size, header[:begin.start(3)], b'0'*64, header[begin.end(3):], f.read()])
+        end   = max(map(int, re.findall(rb'"data_offsets": ?\[\d+, ?(\d{1,19})\]', header)), default=0) # of the numbers
+        whole = os.fstat(f.fileno()).st_size==8+len(header)+end # otherwise nothing else is read
+        data  = b''.join([size, header[:begin.start(3)], b'0'*64, header[begin.end(3):], f.read()]) if whole else b''
     if hashlib.sha256(data).hexdigest().encode()!=begin[3]:
         raise error('is damaged: only a part of it is here, or it has changed since it was written')
     try:

@@ -63,12 +63,15 @@ class CSVLogger(Callback):
 
     def read(self): # a list of dicts of strings
         "Read the rows of the file. ValueError if a CSVLogger can't have written it."
-        if not self.path.exists(): return []
-        text  = self.path.read_text('utf-8-sig') # some programs add a mark
+        if not self.path.is_file(): return []
+        with open(self.path, encoding='utf-8-sig', errors='replace', newline='') as f: # some programs add a mark
+            text = f.readline(2**20) # names of columns aren't longer
+            if 'epoch' in text: text += f.read()
         limit = csv.field_size_limit(max(len(text), 1)) # a list of numbers may be long
         try: rows = list(found := csv.DictReader(io.StringIO(text, newline='')))
         finally: csv.field_size_limit(limit)
-        if 'epoch' in (found.fieldnames or []) and all((row.get('fit') or '0').isdigit() for row in rows): return rows
+        sound = all(None not in row and (row.get('fit') or '0').isdecimal() for row in rows) # None: of values too many
+        if 'epoch' in (found.fieldnames or []) and sound and '\ufffd' not in text: return rows
         raise ValueError(f'{str(self.path)!r} was not written by a CSVLogger: it has no column epoch, or another fit')
 
 def _free_number(rows): return max((int(row.get('fit') or 0) for row in rows), default=-1) + 1

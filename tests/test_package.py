@@ -1,0 +1,110 @@
+"What the wheel and the sdist hold, and what they say of themselves. They are built from a copy of the checkout."
+import ast, email, hashlib, re, shutil, subprocess, sys, tarfile, zipfile
+from configparser import ConfigParser
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+import lesson9
+
+ROOT  = Path(__file__).resolve().parent.parent
+NEEDS = ['torch', 'fastcore>=1.14', 'matplotlib', 'numpy', 'safetensors>=0.5', 'tqdm']
+MNIST = [f'lesson9/mnist/{part}-ubyte.gz' for part in
+         ('train-images-idx3', 'train-labels-idx1', 't10k-images-idx3', 't10k-labels-idx1')]
+SETTINGS = ConfigParser()
+SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
+NAME = f"lesson9-{SETTINGS['DEFAULT']['version']}"
+INFO = f'{NAME}.dist-info'
+
+def build(folder, out, *kinds):
+    "Build in `folder` as pip does, but with the setuptools that is here; return the files made."
+    code = f'import setuptools.build_meta as b; print(*[getattr(b, f"build_{{k}}")({str(out)!r}) for k in {kinds}])'
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode==0, done.stderr
+    return [out/name for name in done.stdout.split()[-len(kinds):]]
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "The files that git knows, and a wheel and an sdist of them, opened; then a wheel of what is in the sdist."
+    pytest.importorskip('setuptools', reason='setuptools is not installed: no package was built')
+    folder = tmp_path_factory.mktemp('package')
+    names  = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    for name in filter(None, names.split('\0')):
+        if not (ROOT/name).is_file(): continue # deleted, and not yet committed
+        (folder/'tree'/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/name, folder/'tree'/name)
+    sdist,wheel = build(folder/'tree', folder, 'sdist', 'wheel')
+    with tarfile.open(sdist) as tar: tar.extractall(folder/'unpacked', filter='data')
+    (folder/'again').mkdir()
+    again, = build(folder/'unpacked'/NAME, folder/'again', 'wheel')
+    return sdist,wheel,again
+
+def opened(path):
+    "The files in a wheel or an sdist: {name: bytes}."
+    if path.suffix=='.whl':
+        with zipfile.ZipFile(path) as z: return {name: z.read(name) for name in z.namelist()}
+    with tarfile.open(path) as tar:
+        return {m.name.partition('/')[2]: tar.extractfile(m).read() for m in tar if m.isfile()}
+
+def package():
+    "What users get: every module that a notebook is exported to, the data, and the mark for type checkers."
+    text  = ''.join(path.read_text() for path in ROOT.glob('nbs/[0-9]*.ipynb'))
+    found = re.findall(r'"#\| default_exp (\w+)"', text)
+    return {f'lesson9/{name}.py' for name in ['__init__', '_modidx', 'all', *found]} | {
+            'lesson9/py.typed', 'lesson9/mnist/README.md', *MNIST}
+
+def test_wheel_holds(built):
+    "The package and nothing else, byte for byte as in the checkout."
+    files = opened(built[1])
+    about = {f'{INFO}/{name}' for name in 'METADATA WHEEL RECORD top_level.txt entry_points.txt'.split()}
+    licence = {name for name in files if name.startswith(INFO) and name.endswith('/LICENSE')}
+    assert len(licence)==1 and set(files)==package() | about | licence
+    assert len(package())>40
+    for name in package(): assert files[name]==(ROOT/name).read_bytes(), name
+    assert files[licence.pop()]==(ROOT/'LICENSE').read_bytes()
+    assert files['lesson9/py.typed']==b'' and files[f'{INFO}/top_level.txt']==b'lesson9\n'
+    assert b'Root-Is-Purelib: true\nTag: py3-none-any' in files[f'{INFO}/WHEEL'] # for any system
+
+def test_sdist_holds(built):
+    "All that a wheel is built from, and nothing else; the wheel that is built from it is the same."
+    texts = 'SOURCES dependency_links entry_points requires top_level'.split()
+    made  = {f'lesson9.egg-info/{name}' for name in ['PKG-INFO', 'not-zip-safe', *(f'{name}.txt' for name in texts)]}
+    given = {'MANIFEST.in', 'LICENSE', 'README.md', 'pyproject.toml', 'setup.py', 'settings.ini'} | package()
+    files = opened(built[0])
+    assert set(files)==given | made | {'PKG-INFO', 'setup.cfg'}
+    for name in given: assert files[name]==(ROOT/name).read_bytes(), name
+    digests = [{name: hashlib.sha256(data).hexdigest() for name,data in opened(wheel).items()} for wheel in built[1:]]
+    assert digests[0]==digests[1]
+
+def test_metadata(built):
+    "What pip and PyPI read."
+    files = opened(built[1])
+    about:Message = email.message_from_bytes(files[f'{INFO}/METADATA'])
+    needs = about.get_all('Requires-Dist')
+    assert [n for n in needs if 'extra ==' not in n]==NEEDS
+    assert set(about.get_all('Provides-Extra'))=={'dev', 'fuzz', 'tensorboard'}
+    assert [n for n in needs if n.endswith('extra == "tensorboard"')]==['tensorboard; extra == "tensorboard"']
+    for name,value in {'Name': 'lesson9', 'Version': lesson9.__version__, 'Requires-Python': '>=3.11',
+                       'License': 'Apache-2.0', 'License-File': 'LICENSE',
+                       'Description-Content-Type': 'text/markdown'}.items(): assert about[name]==value, name
+    assert about.get_payload().strip()==(ROOT/'README.md').read_text(encoding='utf-8').strip()
+    assert files[f'{INFO}/entry_points.txt'].decode().split()==['[nbdev]', 'lesson9', '=', 'lesson9._modidx:d']
+
+def imports(path):
+    "Packages that a module imports: with itself, and later, inside a function."
+    tree  = ast.parse(path.read_text(encoding='utf-8'))
+    inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.Lambda) for n in ast.walk(f)}
+    found = {True: set(), False: set()}
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module] if isinstance(node, ast.ImportFrom) and node.level==0 else []
+        found[node in inner] |= {name.partition('.')[0] for name in names} - set(sys.stdlib_module_names)
+    return found[False],found[True]
+
+def test_requirements_are_what_is_imported():
+    "Only what is required, and all of it; what Jupyter brings is imported where Jupyter is."
+    with_itself,later = (set().union(*parts) for parts in zip(*map(imports, ROOT.glob('lesson9/*.py'))))
+    needs = {re.split('[>=]', need)[0] for need in NEEDS}
+    assert with_itself<=needs<=with_itself | later
+    assert later-needs=={'IPython', 'matplotlib_inline'}
