@@ -8,9 +8,11 @@ __all__ = ['cancellations', 'CancelBatchException', 'CancelEpochException', 'Can
 
 # %% ../nbs/03c_errors.ipynb #03c00005
 import linecache, signal, threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from traceback import walk_tb
+
+from torch import Tensor
 
 # %% ../nbs/03c_errors.ipynb #03c00008
 class CancelBatchException(Exception): "Leave the batch: `after_cancel_batch` and `after_batch` follow."
@@ -26,30 +28,37 @@ def worse_error(
     "Choose which error to raise, the first of equals: cancellations < errors < Ctrl-C. The other becomes its note."
     def rank(e): return [isinstance(e, kind) for kind in (*cancellations, Exception, BaseException)].index(True)
     error,other = (second,first) if first is None or rank(second)>rank(first) else (first,second)
-    if other not in (None, error) and not isinstance(other, cancellations):
-        notes = getattr(other, '__notes__', [])
-        for note in [f'There was also {type(other).__name__}: {other}', *notes]: error.add_note(note)
+    if other is not None and other is not error and not isinstance(other, cancellations):
+        text = 'its text failed'
+        with suppress(Exception): text = str(other)
+        _set_notes(error, [*_notes(error), f'There was also {type(other).__name__}: {text}', *_notes(other)])
     return error
+
+def _notes(error): return notes if isinstance(notes := vars(error).get('__notes__'), (list, tuple)) else []
+def _set_notes(error, notes):
+    with suppress(Exception): object.__setattr__(error, '__notes__', notes) # also if its class is frozen
 
 # %% ../nbs/03c_errors.ipynb #03c0000e
 _stages = {'enumerate(': 'the loader', 'check_pair(': 'what the loader gave', 'call_model(': 'the model',
-           'loss_func(': 'the loss function', '.backward(': 'backward', 'opt.step(': "the optimiser's step"}
+           'loss_func(': 'the loss function', '.backward(': 'backward', 'opt.step(': "the optimiser's step",
+           'opt.zero_grad(': "the optimiser's zero_grad", 'loader_length(': "the loader's length",
+           'check_count(': 'the loader'}
 
 def note_place(
     error, # an exception that is leaving a fit
     run,   # a `Runner`
 ):
     "Add a note to an error: by whom it was raised, a callback at an event or a stage of the loop, and at which batch."
-    frames = list(walk_tb(error.__traceback__.tb_next)) # without the call that is asking
-    called = [frame.f_code.co_name for frame,_ in frames if frame.f_locals.get('self') is run]
-    if not (who := _who(frames, run)): return
-    where = []
-    if 'all_batches' in called:
-        kind = 'training' if run.in_train else 'validation'
-        where.append(f"{kind} batch {run.iter+(who=='the loader')}")
-    if 'all_epochs' in called: where.append(f'epoch {run.epoch}')
-    note = ', '.join([f'in {who}'] + [' of '.join(where)]*bool(where)) + _hint(who, run)
-    error.__notes__ = [note, *getattr(error, '__notes__', [])]
+    with suppress(Exception): # from whatever objects are in the frames
+        frames = list(walk_tb(error.__traceback__.tb_next)) # without the call that is asking
+        called = [frame.f_code.co_name for frame,_ in frames if frame.f_locals.get('self') is run]
+        who,where = _who(frames, run),[]
+        if 'all_batches' in called and who!="the loader's length": # before the first batch
+            kind = 'training' if run.in_train else 'validation'
+            where.append(f"{kind} batch {run.iter+(who=='the loader')}")
+        if 'all_epochs' in called: where.append(f'epoch {run.epoch}')
+        note = ', '.join([f"in {who or 'the loop'}"] + [' of '.join(where)]*bool(where)) + _hint(who, run)
+        if called: _set_notes(error, [note, *_notes(error)])
 
 def _who(frames, run):
     "Name whom the loop had called: a callback's method, or the stage."
@@ -68,6 +77,7 @@ def _hint(who, run):
     "Say what is unusual, where an error of PyTorch's doesn't name it."
     if who=='the loss function' and run.pred is None: return '; the model returned None'
     if who!='backward': return ''
+    if not isinstance(run.loss, Tensor): return f'; the loss is a {type(run.loss).__name__}, and should be a tensor'
     if run.loss.numel()!=1: return f'; the loss has shape {tuple(run.loss.shape)}, and should be one number'
     return '' if run.loss.requires_grad else '; the loss needs no gradient: nothing behind it is trained'
 
