@@ -6,16 +6,16 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/24b_checkpoint.ipynb #24b00005
-import warnings
-from pathlib import Path
+import copy, signal, warnings
 from time import monotonic
 
-import torch
+from torch.nn.parameter import is_lazy
 
 from .callbacks import *
 from .epochs import *
 from .errors import *
 from .files import *
+from .folder import *
 from .lr_find import *
 from .minibatch import *
 from .recipe import *
@@ -27,119 +27,138 @@ class Checkpoint(Callback):
     "Save everything that training goes on from, now and then; at the next start, go on from there, bit for bit."
     order  = Seed.order + 1000 # after all others: what they do at an event is saved, and what they set up is kept
     single = True
+    ended  = set() # type: set[tuple] # of all objects in this process: folder and number of each fit that is over
     def __init__(self,
         folder,           # a folder for the files, made if need be
         seconds=60,       # save when so many seconds have passed since the last time; None: not by time
         every=None,       # save after so many training batches, at least 1; None: not by their number
-        keep=2,           # how many files stay, the newest, at least 1
-        resume=True,      # False: begin anew, even if there are files
+        keep=2,           # how many files of a fit stay, the newest, at least 1
+        resume=True,      # False: delete the files that are there, and begin anew
         on_error='raise', # if a file can't be written: 'raise', or 'warn' and train on
+        loader_state=False, # True: the training loader has a `state_dict` that says where it is: use it
         log=print,        # gets a line when training goes on from a file; None: say nothing
     ):
         check_int('keep', keep, 1)
         if every is not None: check_int('every', every, 1)
         if seconds is not None and not seconds>=0: raise ValueError(f'seconds must be at least 0, found {seconds}')
         if on_error not in ('raise', 'warn'): raise ValueError(f"on_error is 'raise' or 'warn', found {on_error!r}")
-        self.folder,self.seconds = Path(folder),seconds
-        self.every,self.keep = every,keep
-        self.resume,self.on_error = resume,on_error
-        self.log,self.fit = log or (lambda line: None),-1 # fit: which one this is of all that this object has seen
+        self.folder,self.seconds = CheckpointFolder(folder, keep),seconds
+        self.every,self.resume = every,resume
+        self.on_error,self.loader_state = on_error,loader_state
+        self.log,self.fit = log or (lambda line: None),0 # fit: how many of this object's fits are over
+        self.active = self.left = self.made_with = None # left: by which signal the last fit was
 
     def begin_fit(self):
         "Go on from the newest good file, if there is one. CheckpointError if it's of another fit."
-        self.active = self.left = False
-        self.loaded = None
+        self.active,self.loaded = False,None
         if not self.run.epochs: return # a validation
-        if any(isinstance(cb, LRFinder) for cb in self.run.cbs):
-            raise ValueError('Checkpoint cannot be used with LRFinder: a search is no run to go on with')
-        self.fit += 1
+        if self.left==signal.SIGTERM: raise SystemExit(128+self.left) # this process has been asked to end
+        self._check()
+        self.left,self.start = None,rng_state(self.data)
+        self.at = dict(epoch=self.run.epoch, iter=0, inside=False) # what is over: epochs, batches of the one under way
+        self.made_with = self.made_with or settings(self.learn)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for part in self.folder.glob('checkpoint_*.part'): part.unlink(missing_ok=True) # of a killed process
-            check_writable(self.folder/'checkpoint')
+            self.run.stack.enter_context(self.folder.locked())
+            if not self.resume: self.folder.clear(self.fit)
         except OSError as e: self._failed(e)
-        path,loaded = self._newest() if self.resume else (None, None)
-        self.number = max([int(p.stem[11:]) for p in self._files()], default=-1) + 1
-        if loaded and (at := _state(*loaded)['run'])['fit']>=self.fit:
-            if at['fit']==self.fit: self._go_on(path, loaded)
-            if at['fit']>self.fit or at['epoch']>=self.run.epochs or at['done'] and at['epochs']>=self.run.epochs:
-                self.log(f'{path.name}: this fit is done')
-                return True
+        path,state = self.folder.newest(self.fit) if self.resume else (None, None)
+        if state is not None and self._go_on(path, state): return True
         self.active,self.saved_at = True,monotonic()
         self.signals = self.run.stack.enter_context(HeldSignals())
+        lazy = any(map(is_lazy, named_tensors(self.learn).values()))
+        if state is None and not lazy: self._save() # what can't be saved raises now, not in an hour
 
-    def _go_on(self, path, loaded):
-        state = _state(*loaded)
-        here,there = [{name: kind for name,(kind,_) in cbs.items()} for cbs in (self._callbacks(), state['callbacks'])]
-        found  = [f"callback {k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there"
-                  for k in here | there if here.get(k)!=there.get(k)]
-        if found := check_learner_state(self.learn, state['learner']) + found:
-            raise CheckpointError(f'{path} is of another fit: use another folder, or resume=False. ' + '; '.join(found))
-        self._load(state)
+    def _check(self):
+        if any(isinstance(cb, LRFinder) for cb in self.run.cbs):
+            raise ValueError('Checkpoint cannot be used with LRFinder: a search is no run to go on with')
+        late = [type(cb).__name__ for cb in self.run.cbs[self.run.cbs.index(self)+1:] if cb.state_dict()]
+        if late: raise ValueError(f'{late[0]} has a state to save and comes after Checkpoint: give it a lower order')
+        knows = loader_with_state(self.data.train_dl, self.loader_state)
+        if self.loader_state and knows is None:
+            raise TypeError(f'loader_state=True: {type(self.data.train_dl).__name__} has no state_dict')
+        self.skips = not isinstance(knows, (StepsLoader, type(None))) # the loader begins where it was, by itself
+
+    def _go_on(self, path, state):
+        "Set everything to what a file says; return whether its fit is over."
         at = state['run']
-        self.loaded,self.run.epoch = loaded if at['inside'] else None,at['epoch']
-        self.log(f"{path.name}: going on in epoch {at['epoch']}, after {at['iter']} of its batches")
+        self.at = {k: at[k] for k in ('epoch', 'iter', 'inside')}
+        if found := check_learner_state(self.learn, state['learner']) + differences(self._parts(), state['parts']):
+            raise CheckpointError(f'{path} is of another fit: {"; ".join(found)}. Use another folder, or resume=False')
+        self.loaded = copy.deepcopy(state) if at['inside'] else None # set twice, and a callback may change its own
+        self._load(state)
+        over = at['epoch']>=self.run.epochs or at['done'] and at['epochs']>=self.run.epochs
+        where = 'this fit is done' if over else f"going on in epoch {at['epoch']}, after {at['iter']} of its batches"
+        self.log(f'{path.name}: {where}')
+        if over and (self.folder.path.resolve(), self.fit) in self.ended:
+            warnings.warn('nothing is trained: another Checkpoint with this folder has done it, in this process; '
+                          'use one object for all fits, or a folder each', stacklevel=2)
+        if over: return True
+        self.run.epoch = at['epoch']
         if at['epochs']!=self.run.epochs:
             self.log(f"it is of a fit of {at['epochs']} epochs: a schedule goes on as in one of {self.run.epochs}")
-        if any(getattr(dl, 'persistent_workers', False) for dl in _loaders(self.data)):
-            warnings.warn('persistent workers go on exactly if their dataset draws no random numbers', stacklevel=2)
-        differ = [f'{k} {v} there, {_made_with()[k]} here' for k,v in state['made_with'].items() if v!=_made_with()[k]]
-        if differ: warnings.warn(f"{path.name} comes from another setting: {', '.join(differ)}", stacklevel=2)
+        differ = differences(self.made_with, state['made_with'])
+        if differ: warnings.warn(f"{path.name} was made with other settings: {'; '.join(differ)}", stacklevel=2)
+        for reason in (*inexact(self.data.train_dl, self.loader_state), *inexact(self.data.valid_dl)):
+            warnings.warn(f'it goes on, but not exactly: {reason}', stacklevel=2)
 
     def _load(self, state):
         load_learner_state(self.learn, state['learner'])
         for name,(_,kept) in state['callbacks'].items(): getattr(self.run, name).load_state_dict(kept)
         self.run.counted = {part=='train': n for part,n in state['run']['counted'].items()}
         self.run.n_iter,self.run.n_epochs = state['run']['n_iter'],state['run']['n_epochs']
-        for dl,kept in zip(_loaders(self.data), state['loaders']):
-            if kept: dl.load_state_dict(kept)
+        load_loader_states(self.data, state['loaders'], self.loader_state)
         set_rng_state(state['generators']['now'], self.data)
 
     def begin_epoch(self):
         if not self.active: return
-        self.inside,loaded = True,self.loaded
-        self.start,self.loaded = rng_state(self.data),None # from here the loader draws its order
-        if loaded is None: return self._leave_if_caught(0)
-        state = _state(*loaded) # once more: the others have begun an epoch
-        self.start,n = state['generators']['start'],state['run']['iter']
-        rest = Rest(self.data.train_dl, n, lambda: set_rng_state(self.start, self.data), lambda: self._load(state))
-        self.run.all_batches(rest, first=n)
+        state,self.loaded = self.loaded,None
+        self.at,self.start = dict(epoch=self.epoch, iter=0, inside=True),rng_state(self.data)
+        if state is None: return self._leave_if_caught()
+        n = self.at['iter'] = state['run']['iter'] # all is set once more: the others have begun an epoch
+        self.start = state['generators']['start']
+        def prepare():
+            set_rng_state(self.start, self.data)
+            if self.skips: # for the pass that begins now, and not for the next one
+                load_loader_states(self.data, state['loaders'], True)
+                state['loaders'][0] = None
+        self.run.all_batches(Rest(self.data.train_dl, n, prepare, lambda: self._load(state), self.skips), first=n)
         return True # the pass is done
 
     def after_batch(self):
-        if not (self.active and self.in_train) or self.run.error: return # a failed batch is not done
-        due = self.every and self.run.n_iter%self.every==0
-        if due or self.seconds is not None and monotonic()-self.saved_at>=self.seconds: self._save(self.iter+1)
-        self._leave_if_caught(self.iter+1)
+        if not (self.active and self.in_train): return
+        self.at['iter'] = self.iter+1
+        if self.run.error: return # the batch has failed, or the epoch is left
+        late = self.seconds is not None and monotonic()-self.saved_at>=self.seconds
+        if late or self.every and self.run.n_iter%self.every==0: self._save()
+        self._leave_if_caught()
 
-    def after_epoch(self): self.inside = False
+    def after_epoch(self): self.at = dict(epoch=self.epoch+1, iter=0, inside=False)
 
     def after_fit(self):
-        "Save once more, unless an error has ended the fit."
-        if not self.active or self.left or self.run.error: return
-        if self.inside: self._save(self.iter+1, done=True) # it was cancelled
-        else: self._save(0, done=True)
+        "Save once more, unless an error or a signal has ended the fit."
+        if self.run.epochs and not self.run.error and not self.left:
+            if self.active: self._save(done=True)
+            self.ended.add((self.folder.path.resolve(), self.fit))
+            self.fit,self.made_with = self.fit+1,None
+        self.active = False
 
-    def _leave_if_caught(self, n):
+    def _leave_if_caught(self):
         if not self.signals.caught: return
-        self._save(n)
-        self.left = True
+        self._save()
+        self.left = self.signals.caught
         raise CancelTrainException()
 
-    def _save(self, n, done=False):
-        run,data = self.run,self.data
-        at = dict(fit=self.fit, done=done, inside=self.inside, iter=n,
-                  epochs=run.epochs, epoch=run.epoch+(not self.inside), n_iter=run.n_iter, n_epochs=run.n_epochs,
-                  counted={'train' if part else 'valid': n for part,n in run.counted.items()})
-        state = dict(run=at, learner=learner_state(self.learn), callbacks=self._callbacks(), made_with=_made_with(),
-                     generators=dict(start=self.start, now=rng_state(data)),
-                     loaders=[dl.state_dict() if isinstance(dl, StepsLoader) else None for dl in _loaders(data)])
+    def _save(self, done=False):
+        at  = dict(self.at, done=done, epochs=self.epochs, n_iter=self.n_iter, n_epochs=self.n_epochs,
+                   counted={'train' if part else 'valid': n for part,n in self.run.counted.items()})
+        cbs = self._callbacks()
+        state = dict(fit=self.fit, run=at, learner=learner_state(self.learn), callbacks=cbs, parts=self._parts(cbs),
+                     made_with=self.made_with,
+                     generators=dict(start=self.start, now=rng_state(self.data)),
+                     loaders=loader_states(self.data, self.loader_state and self.at['iter']>0))
         self.saved_at = monotonic()
-        try:
-            save_tensors(self.folder/f'checkpoint_{self.number:08}.safetensors', *flatten(state))
-            for path in self._files()[self.keep:]: path.unlink(missing_ok=True)
-        except OSError as e: self._failed(e)
-        else: self.number += 1
+        try: self.folder.save(state)
+        except (OSError, ValueError) as e: self._failed(e)
 
     def _failed(self, error):
         if self.on_error=='raise': raise error
@@ -149,23 +168,6 @@ class Checkpoint(Callback):
         named = {name: cb for name,cb in vars(self.run).items() if isinstance(cb, Callback) and cb is not self}
         return {name: [type(cb).__name__, kept] for name,cb in named.items() if (kept := cb.state_dict())}
 
-    def _files(self): return sorted(self.folder.glob('checkpoint_'+'[0-9]'*8+'.safetensors'), reverse=True)
-
-    def _newest(self):
-        "Read the newest file that is good. CheckpointError if there are files, and none is."
-        for path in (files := self._files()):
-            try:
-                loaded = load_tensors(path)
-                if 'run' in _state(*loaded): return path,loaded
-                raise CheckpointError(f'{str(path)!r} holds no state of a run')
-            except CheckpointError as e: warnings.warn(f'{path.name} is passed over: {e}', stacklevel=2)
-        if files: raise CheckpointError(f'none of {len(files)} files in {str(self.folder)!r} can be read: '
-                                        'delete them to begin anew, or use another folder')
-        return None,None
-
-def _state(tensors, plain): # with copies: a callback may change its own in place, and the state is set twice
-    return unflatten({name: t.clone() for name,t in tensors.items()}, plain)
-def _loaders(data): return [dl for dl in (data.train_dl, data.valid_dl) if dl is not None]
-def _made_with():
-    return dict(torch=str(torch.__version__), threads=torch.get_num_threads(),
-                deterministic=torch.are_deterministic_algorithms_enabled())
+    def _parts(self, callbacks=None): # what has to be the same
+        loader = {'train_dl': about_loader(self.data.train_dl)} if self.at['iter'] else {}
+        return {f'callback {name}': kind for name,(kind,_) in (callbacks or self._callbacks()).items()} | loader

@@ -7,7 +7,7 @@ __all__ = ['cancellations', 'CancelBatchException', 'CancelEpochException', 'Can
            'HeldSignals', 'Exits', 'nearest_event', 'check_callback', 'made_by']
 
 # %% ../nbs/03c_errors.ipynb #03c00005
-import linecache, signal, threading
+import linecache, os, signal, threading
 from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from traceback import walk_tb
@@ -87,6 +87,7 @@ class HeldSignals:
     def __init__(self): self.caught,self.old = None,{}
 
     def __enter__(self):
+        self.process = os.getpid()
         for sig in signal.SIGINT,signal.SIGTERM:
             old = signal.getsignal(sig)
             if old in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread(): continue
@@ -103,6 +104,9 @@ class HeldSignals:
         if self.caught: self._act(self.caught)
 
     def _catch(self, sig, frame):
+        if os.getpid()!=self.process: # a copy, such as a loader's worker: nothing waits in it
+            signal.signal(sig, self.old[sig])
+            return signal.raise_signal(sig)
         if self.caught: self._act(sig)
         self.caught = sig
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['loader_generators', 'rng_state', 'set_rng_state', 'fork_rng', 'unchanged', 'named_tensors', 'learner_state',
-           'check_learner_state', 'load_learner_state']
+           'check_learner_state', 'differences', 'load_learner_state']
 
 # %% ../nbs/15a_restore.ipynb #15a00005
 import random
@@ -45,7 +45,7 @@ def set_rng_state(
     np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'])
     for g,old in zip(loader_generators(data), state['loaders'], strict=True): g.set_state(old)
-    if 'cuda' in state: torch.cuda.set_rng_state_all(state['cuda'])
+    for i,old in zip(range(torch.cuda.device_count()), state.get('cuda', ())): torch.cuda.set_rng_state(old, i)
 
 @contextmanager
 def fork_rng(
@@ -104,25 +104,33 @@ def _restore_module(m, training, buffers):
         m._buffers[name] = old if old is None or new is None else old.to(new.device)
 
 # %% ../nbs/15a_restore.ipynb #15a0000e
+def _parts(learn):
+    "The modules among model and loss function, by name; of a compiled one, the module that was compiled."
+    parts = [('model', learn.model), ('loss_func', learn.loss_func)]
+    return [(name, getattr(part, '_orig_mod', part)) for name,part in parts if isinstance(part, nn.Module)]
+
 def named_tensors(
     learn, # a `Learner`
 ): # a dict
     "Name all tensors that training changes: the model's, the loss function's, and others that the optimiser steps."
-    found = {}
-    for name,part in ('model', learn.model), ('loss_func', learn.loss_func):
-        part = getattr(part, '_orig_mod', part) # of a compiled model, the one that was compiled
-        if not isinstance(part, nn.Module): continue
-        found |= {f'{name}.{k}': t for k,t in (*part.named_parameters(), *part.named_buffers())}
+    found = {f'{name}.{k}': t for name,part in _parts(learn)
+             for k,t in (*part.named_parameters(), *part.named_buffers())}
     known  = {id(t) for t in found.values()}
     others = [p for group in learn.opt.param_groups for p in group['params'] if id(p) not in known]
     return found | {f'others.{i}': p for i,p in enumerate(others)}
 
+def _with_extra(learn):
+    "The layers that have more to keep, from a `get_extra_state` of their own, by name."
+    return {f'{name}.{k}': m for name,part in _parts(learn) for k,m in part.named_modules()
+            if type(m).get_extra_state is not nn.Module.get_extra_state}
+
 def learner_state(
     learn, # a `Learner`
 ): # a dict, with the tensors themselves and not copies
-    "Collect weights, buffers, gradients, which weights are frozen, and the optimiser's state."
+    "Collect weights, buffers, gradients, which weights are frozen, the optimiser's state, and layers' extra state."
     tensors = named_tensors(learn)
-    return dict(tensors=tensors, opt=learn.opt.state_dict(),
+    return dict(tensors=tensors, opt=learn.opt.state_dict(), opt_type=type(learn.opt).__name__,
+                extra={name: m.get_extra_state() for name,m in _with_extra(learn).items()},
                 grads={name: t.grad for name,t in tensors.items() if t.grad is not None},
                 frozen=[name for name,t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad])
 
@@ -130,12 +138,20 @@ def check_learner_state(
     learn, # a `Learner`
     state, # what `learner_state` gave for another one
 ): # a list of texts, one for each difference; empty if `state` fits
-    "List how a learner differs from the one whose state this is: in names, shapes or parameter groups."
-    groups = 'parameters in groups of the optimiser'
-    here,there = ({k: list(t.shape) for k,t in tensors.items()} |
-                  {groups: [len(group['params']) for group in opt['param_groups']]}
-                  for tensors,opt in ((named_tensors(learn), learn.opt.state_dict()), (state['tensors'], state['opt'])))
-    different  = [k for k in here | there if here.get(k)!=there.get(k)]
+    "List how a learner differs from the one whose state this is: in names, shapes, types, or parameter groups."
+    def about(state):
+        extra = {f'extra state of {k}': 'some' for k in state['extra']}
+        opt   = {'optimiser': state['opt_type'], 'its groups': [len(g['params']) for g in state['opt']['param_groups']]}
+        return {k: _described(t) for k,t in state['tensors'].items()} | extra | opt
+    return differences(about(learner_state(learn)), about(state))
+
+def _described(t): return f'{list(t.shape)}{"" if t.dtype==torch.float32 else f" {t.dtype}"}'
+
+def differences(
+    here, there, # two dicts
+): # a list of texts, such as 'a: 1 here, nothing there'
+    "Name the keys under which two dicts have something else."
+    different = [k for k in here | there if here.get(k)!=there.get(k)]
     return [f"{k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there" for k in different]
 
 def load_learner_state(
@@ -148,6 +164,7 @@ def load_learner_state(
         grad = state['grads'].get(name)
         t.grad = None if grad is None else grad.to(t.device)
         if isinstance(t, nn.Parameter): t.requires_grad_(name not in state['frozen'])
+    for name,m in _with_extra(learn).items(): m.set_extra_state(state['extra'][name])
     _load_opt(learn.opt, state['opt'])
 
 def _load_opt(opt, state):
