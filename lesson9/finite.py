@@ -26,7 +26,7 @@ def largest(
     "Find the largest absolute value in each tensor: NaN if there's one. Nothing waits for the device."
     plain = [None if t is None else _plain(t.detach()) for t in tensors]
     plain = [default if t is None or not t.numel() else t for t in plain]
-    if default.device.type!='cuda': found = [t.abs().amax() for t in plain]
+    if default.device.type!='cuda': found = [torch.maximum(t.amax(), -t.amin()) for t in plain] # needs no memory
     else: found = torch._foreach_norm(plain, math.inf) if plain else [] # a few commands for all tensors together
     return [x.to(default.device) for x in found]
 
