@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', 'AvgStatsCallback', 'batch_size', 'BatchTransform',
-           'Best', 'Callback', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException', 'Checkpoint',
-           'CheckpointError', 'collate', 'combine_scheds', 'Compile', 'conv_layer', 'cos_1cycle_anneal',
+           'Best', 'Callback', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException', 'CheckFinite',
+           'Checkpoint', 'CheckpointError', 'collate', 'combine_scheds', 'Compile', 'conv_layer', 'cos_1cycle_anneal',
            'create_learner', 'CSVLogger', 'CudaGraph', 'CudaGraphCapture', 'DataBunch', 'Dataset', 'default_device',
            'DeviceCallback', 'DeviceLoader', 'EarlyStopping', 'ema', 'EMACallback', 'epoch_row', 'events',
            'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze', 'gain', 'GeneralRelu', 'get_cnn',
@@ -50,6 +50,7 @@ from .weights import *
 from .metrics import *
 from .logs import *
 from .monitor import *
+from .finite import *
 from .augment import *
 from .recipe import *
 from .mistakes import *
@@ -63,7 +64,7 @@ from .show_loop import *
 _all_ = [ # what people use; the helpers of the modules stay in them
     'accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', 'AvgStatsCallback', 'batch_size',
     'BatchTransform', 'Best', 'Callback', 'CancelBatchException', 'CancelEpochException',
-    'CancelTrainException', 'Checkpoint', 'CheckpointError', 'collate', 'combine_scheds', 'Compile',
+    'CancelTrainException', 'CheckFinite', 'Checkpoint', 'CheckpointError', 'collate', 'combine_scheds', 'Compile',
     'conv_layer', 'cos_1cycle_anneal', 'create_learner', 'CSVLogger', 'CudaGraph', 'CudaGraphCapture',
     'DataBunch', 'Dataset', 'default_device', 'DeviceCallback', 'DeviceLoader', 'EarlyStopping', 'ema',
     'EMACallback', 'epoch_row', 'events', 'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze',

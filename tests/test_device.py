@@ -7,6 +7,7 @@ import pytest, torch, torch.nn.functional as F
 from torch import nn, optim
 
 from lesson9.all import *
+from lesson9.files import load_tensors
 from test_pairs import all_callbacks, small_model
 
 DEVICE = default_device()
@@ -64,10 +65,10 @@ def warm_up(tmp_path_factory):
     "Train once before: the first fit on a device loads kernels and allocates pinned memory."
     train('Recorder', DEVICE, tmp_path_factory.mktemp('warm_up'))
 
-@pytest.fixture(params=range(24))
+@pytest.fixture(params=range(25))
 def name(request, tmp_path):
     found = names(tmp_path)
-    assert len(found)==24
+    assert len(found)==25
     return found[request.param]
 
 def test_callback(name, tmp_path):
@@ -78,6 +79,31 @@ def test_callback(name, tmp_path):
     # shifts are drawn by the device's own generator; half precision rounds differently there
     loose = {'BatchTransform': None, 'MixedPrecision': 0.05}.get(name, 1e-4)
     if loose: assert (weights-expected).abs().max()<loose
+
+class BreaksGradient(Callback):
+    "One infinite number in a gradient, in the second epoch."
+    order = CheckFinite.order - 1
+    def after_backward(self):
+        if (self.epoch, self.iter)==(1, 3): self.model[2].bias.grad[1] = float('inf')
+
+@pytest.mark.parametrize('checks', [[], [CheckFinite()], [CheckFinite(layers=True)]])
+def test_broken_gradient(checks, tmp_path):
+    "The error names batch and weight, nothing has waited, and the newest checkpoint holds good weights."
+    torch.manual_seed(0)
+    model = small_model().to(DEVICE)
+    learn = Learner(model, optim.SGD(model.parameters(), lr=0.1), F.cross_entropy,
+                    DataBunch(DeviceLoader(DATA, 20, device=DEVICE), c=10))
+    run = Runner([BreaksGradient(), *checks, Checkpoint(tmp_path, every=1, log=None)])
+    error = contextlib.nullcontext()
+    if checks:
+        error = pytest.raises(FloatingPointError, match='training batch 3 of epoch 1: .* of model.2.bias is not finite')
+    with error: run.fit(2, learn)
+    tensors,_ = load_tensors(sorted(tmp_path.iterdir())[-1])
+    assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())==bool(checks)
+    counter = CountWaits()
+    run = Runner([BreaksGradient(), *checks, counter])
+    with error: run.fit(2, learn)
+    assert counter.n==0
 
 def test_float16_is_scaled():
     "GradScaler's scale grows and shrinks on the device, and the learner gets its own optimiser back."

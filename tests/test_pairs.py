@@ -19,7 +19,7 @@ def all_callbacks(folder, numbers=itertools.count()):
     looks = [AvgStatsCallback(accuracy, log=None), ProgressCallback(accuracy), Recorder(), ActivationStats(),
              Metrics(f1=torcheval.metrics.MulticlassF1Score()), SaveBest(folder/f'{next(numbers)}', 'train_loss'),
              TerminateOnNaN(2), CSVLogger(folder/f'{next(numbers)}.csv'), TensorBoardLogger(folder/'pair'),
-             DeviceCallback('cpu'), EMACallback(0.9), Profile(), LoopTrace(),
+             DeviceCallback('cpu'), EMACallback(0.9), Profile(), LoopTrace(), CheckFinite(),
              Checkpoint(folder/f'{next(numbers)}', log=None)]
     changes = [EarlyStopping('train_loss', 'max'), ParamScheduler('lr', sched_lin(0.1, 0.5)), GradientAccumulation(2),
                GradientClip(norm=0.1), BatchTransform(RandomShift(2, (4,4))), Seed(3), LRFinder(n=10),
@@ -97,7 +97,7 @@ def pairs(tmp_path_factory): return Pairs(tmp_path_factory.mktemp('pairs'))
 
 REFUSED = {(a, 'CudaGraph') for a in ('ActivationStats', 'Metrics', 'GradientAccumulation', 'GradientClip')}
 REFUSED |= {('ActivationStats', 'Compile'), ('AvgStatsCallback', 'ProgressCallback'), # these two measure the same
-            ('Checkpoint', 'LRFinder')}
+            ('Checkpoint', 'LRFinder'), ('CheckFinite', 'LRFinder')}
 
 def test_each_callback_is_here(pairs):
     import lesson9.all as package
