@@ -25,6 +25,7 @@ same learner can be trained again, and another one with the same Runner gets the
 Random cancellations, errors and answers are in test_contract.py; Ctrl-C at any moment is in test_interrupts.py."""
 import contextlib, io, linecache, multiprocessing, os, random, resource, signal, tempfile, threading, warnings
 from collections import Counter, namedtuple
+from copy import deepcopy
 from pathlib import Path
 from traceback import walk_tb
 from types import SimpleNamespace
@@ -322,6 +323,18 @@ def test_all_places():
 
 @pytest.mark.parametrize('v', all_visits(True), ids=named)
 def test_an_error(v): check(v, Planted(), TOURS[v.scene])
+
+def test_gradients_of_a_failed_fit():
+    "They don't enter the next one."
+    left = [v for v in all_visits(True) if any(v.state['grads'])]
+    assert {v.place for v in left}=={'after_backward', "the optimiser's step", 'after_step'}
+    for v in left:
+        trap = Trap({(v.place, v.nth): Planted()})
+        learn,twin = make_learner(trap),make_learner(trap)
+        assert fit(make_runner('plain', trap), learn) and any(state(learn)['grads'])
+        for part in 'model','opt': getattr(twin, part).load_state_dict(deepcopy(getattr(learn, part).state_dict()))
+        for again in learn,twin: assert fit(Runner(), again) is None
+        assert weights_of(learn)==weights_of(twin)
 
 OTHERS = torch.OutOfMemoryError, SystemExit, NoNotes, NoText
 
