@@ -25,6 +25,7 @@ same learner can be trained again, and another one with the same Runner gets the
 Random cancellations, errors and answers are in test_contract.py; Ctrl-C at any moment is in test_interrupts.py."""
 import contextlib, io, linecache, multiprocessing, os, random, resource, signal, tempfile, threading, warnings
 from collections import Counter, namedtuple
+from copy import deepcopy
 from pathlib import Path
 from traceback import walk_tb
 from types import SimpleNamespace
@@ -198,8 +199,16 @@ def state(learn):
 def weights_of(learn): return b''.join(p.detach().numpy().tobytes() for p in learn.model.parameters())
 
 def is_idle(run):
-    names = 'learn xb yb pred loss listeners stack'.split()
-    return type(run) is Runner and [name for name in names if getattr(run, name) is not None]==[]
+    "Whether a Runner holds nothing of a fit, and its callbacks have nothing to do."
+    names   = 'learn xb yb pred loss listeners stack'.split()
+    waiting = [cb for cb in run.cbs if getattr(cb, 'waiting', None)] # losses that weren't fetched, for example
+    return type(run) is Runner and not waiting and all(getattr(run, name) is None for name in names)
+
+def measured(run):
+    "What callbacks have measured in the last fit."
+    rows = [row for cb in run.cbs if isinstance(cb, HistoryCallback) for row in cb.history[cb.earlier:]]
+    losses = [loss for cb in run.cbs if isinstance(cb, Recorder) for loss in cb.losses[-run.n_iter:]]
+    return [{k: v for k,v in row.items() if k!='seconds'} for row in rows],losses
 
 def raised_by(f, *args):
     "Call `f`; return what was raised, or None. Nothing is printed."
@@ -246,8 +255,10 @@ def tour(scene, make_cbs=list, stages=True):
     trap = Trap(watch=watch)
     learn = make_learner(trap, stages)
     run = make_runner(scene, trap, make_cbs())
+    before = world(learn)
     assert fit(run, learn) is None
-    return SimpleNamespace(visits=visits, calls=trap.calls, weights=weights_of(learn), state=state(learn))
+    check_world(learn, before)
+    return SimpleNamespace(visits=visits, calls=trap.calls, weights=weights_of(learn), measured=measured(run))
 
 TOURS = {scene: tour(scene) for scene in SCENES}
 
@@ -284,7 +295,7 @@ def ends_after(place):
     ends = ['after_batch'] if in_batch(place) and place!='after_batch' else []
     return ends + (['after_fit'] if place not in ('after_fit', WAY_OUT) else []) + [WAY_OUT]*(place!=WAY_OUT)
 
-def check(v, error, whole, make_cbs=list, stages=True, expected=lambda first, v: v.state):
+def check(v, error, whole, make_cbs=list, stages=True, expected=lambda first, v: v.state, again=True):
     "Plant `error` at a visit. `expected`: the state after it, from that before the fit and the visit."
     trap = Trap({(v.place, v.nth): error})
     run  = make_runner(v.scene, trap, make_cbs())
@@ -295,17 +306,16 @@ def check(v, error, whole, make_cbs=list, stages=True, expected=lambda first, v:
     assert state(learn)==expected(first, v)
     assert is_idle(run)
     check_world(learn, before)
-    check_next(run, learn, trap, whole, stages)
+    check_next(run, learn, trap, whole, stages, again)
 
-def check_next(run, learn, trap, whole=TOURS['plain'], stages=True):
-    "The learner can be trained, and another one gets the weights that a new Runner gives it."
-    for again in learn,None:
-        again = again or make_learner(trap, stages) # which seeds the generators
-        trap.calls.clear()
-        assert fit(run, again) is None
-        assert trap.calls[-2:]==['after_fit', WAY_OUT] and is_idle(run)
+def check_next(run, learn, trap, whole=TOURS['plain'], stages=True, again=True):
+    "Another learner gets the weights that a new Runner gives it, and this one can be trained, too."
+    trap.calls.clear()
+    assert fit(run, other := make_learner(trap, stages)) is None
     assert trap.calls==whole.calls
-    assert weights_of(again)==whole.weights
+    assert weights_of(other)==whole.weights and measured(run)==whole.measured
+    assert is_idle(run)
+    if again: assert fit(run, learn) is None
 
 def test_all_places():
     assert {v.place for v in all_visits(False)}=={*events, *STAGES, WAY_OUT}
@@ -313,6 +323,18 @@ def test_all_places():
 
 @pytest.mark.parametrize('v', all_visits(True), ids=named)
 def test_an_error(v): check(v, Planted(), TOURS[v.scene])
+
+def test_gradients_of_a_failed_fit():
+    "They don't enter the next one."
+    left = [v for v in all_visits(True) if any(v.state['grads'])]
+    assert {v.place for v in left}=={'after_backward', "the optimiser's step", 'after_step'}
+    for v in left:
+        trap = Trap({(v.place, v.nth): Planted()})
+        learn,twin = make_learner(trap),make_learner(trap)
+        assert fit(make_runner('plain', trap), learn) and any(state(learn)['grads'])
+        for part in 'model','opt': getattr(twin, part).load_state_dict(deepcopy(getattr(learn, part).state_dict()))
+        for again in learn,twin: assert fit(Runner(), again) is None
+        assert weights_of(learn)==weights_of(twin)
 
 OTHERS = torch.OutOfMemoryError, SystemExit, NoNotes, NoText
 
@@ -353,7 +375,18 @@ def test_with_callbacks_of_the_library(used, tmp_path):
     whole  = tour('plain', make_cbs, stages)
     for v in chosen(whole.visits, False):
         if EVERY or v.place in (['after_backward'] if used==['Compile'] else FEW):
-            check(v, Planted(), whole, make_cbs, stages, expected)
+            check(v, Planted(), whole, make_cbs, stages, expected, again=EVERY)
+
+def test_one_cycle_sets_back():
+    for v in chosen(TOURS['plain'].visits, False):
+        if v.place==WAY_OUT: continue # left later
+        trap  = Trap({(v.place, v.nth): (error := Planted())})
+        learn = make_learner(trap)
+        before,settings = world(learn),state(learn)['settings']
+        run = one_cycle_runner(learn, 0.3, cbs=[Watches(trap), Plants(trap)], progress=False)
+        check_raised(fit(run, learn), error, f'in {named_place(v.place)}{v.where}')
+        assert state(learn)['settings']==settings and is_idle(run)
+        check_world(learn, before)
 
 # A second error
 
