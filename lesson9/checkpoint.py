@@ -82,7 +82,8 @@ class Checkpoint(Callback):
         "Set everything to what a file says; return whether its fit is over."
         at = state['run']
         self.at = {k: at[k] for k in ('epoch', 'iter', 'inside')}
-        if found := check_learner_state(self.learn, state['learner']) + differences(self._parts(), state['parts']):
+        parts = self._parts(self._callbacks())
+        if found := check_learner_state(self.learn, state['learner']) + differences(parts, state['parts']):
             raise CheckpointError(f'{path} is of another fit: {"; ".join(found)}. Use another folder, or resume=False')
         self.loaded = copy.deepcopy(state) if at['inside'] else None # set twice, and a callback may change its own
         self._load(state)
@@ -103,7 +104,7 @@ class Checkpoint(Callback):
 
     def _load(self, state):
         load_learner_state(self.learn, state['learner'])
-        for name,(_,kept) in state['callbacks'].items(): getattr(self.run, name).load_state_dict(kept)
+        for name,kept in state['callbacks'].items(): getattr(self.run, name).load_state_dict(kept)
         self.run.counted = {part=='train': n for part,n in state['run']['counted'].items()}
         self.run.n_iter,self.run.n_epochs = state['run']['n_iter'],state['run']['n_epochs']
         load_loader_states(self.data, state['loaders'], self.loader_state)
@@ -151,9 +152,8 @@ class Checkpoint(Callback):
     def _save(self, done=False):
         at  = dict(self.at, done=done, epochs=self.epochs, n_iter=self.n_iter, n_epochs=self.n_epochs,
                    counted={'train' if part else 'valid': n for part,n in self.run.counted.items()})
-        cbs = self._callbacks()
-        state = dict(fit=self.fit, run=at, learner=learner_state(self.learn), callbacks=cbs, parts=self._parts(cbs),
-                     made_with=self.made_with,
+        state = dict(fit=self.fit, run=at, made_with=self.made_with, learner=learner_state(self.learn),
+                     callbacks=(cbs := self._callbacks()), parts=self._parts(cbs),
                      generators=dict(start=self.start, now=rng_state(self.data)),
                      loaders=loader_states(self.data, self.loader_state and self.at['iter']>0))
         self.saved_at = monotonic()
@@ -164,10 +164,10 @@ class Checkpoint(Callback):
         if self.on_error=='raise': raise error
         warnings.warn(f'no checkpoint: {error}; training goes on', stacklevel=2)
 
-    def _callbacks(self): # {name: [class, state]} of those that have something to keep
+    def _callbacks(self): # the states of those that have something to keep, by name
         named = {name: cb for name,cb in vars(self.run).items() if isinstance(cb, Callback) and cb is not self}
-        return {name: [type(cb).__name__, kept] for name,cb in named.items() if (kept := cb.state_dict())}
+        return {name: kept for name,cb in named.items() if (kept := cb.state_dict())}
 
-    def _parts(self, callbacks=None): # what has to be the same
+    def _parts(self, names): # what has to be the same
         loader = {'train_dl': about_loader(self.data.train_dl)} if self.at['iter'] else {}
-        return {f'callback {name}': kind for name,(kind,_) in (callbacks or self._callbacks()).items()} | loader
+        return {f'callback {name}': type(getattr(self.run, name)).__name__ for name in names} | loader

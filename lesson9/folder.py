@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 try: import fcntl
-except ImportError: fcntl = None # type: ignore[assignment] # Windows has other locks
+except ImportError: fcntl = None # Windows has other locks
 
 from .files import *
 
@@ -35,7 +35,7 @@ class CheckpointFolder:
 
     def files(self, fit): # a list of paths, newest first
         paths = self.path.glob(f'checkpoint_{fit:04}_*.safetensors')
-        return sorted((p for p in paths if p.is_file() and _number(p) is not None), key=_number, reverse=True)
+        return sorted((path for path in paths if _number(path) is not None), key=_number, reverse=True)
 
     def save(self,
         state, # a dict whose 'fit' is the number of the fit
@@ -43,7 +43,8 @@ class CheckpointFolder:
         "Write a file, then delete the oldest of that fit. OSError; TypeError or ValueError for what a file can't hold."
         number = _number(files[0])+1 if (files := self.files(state['fit'])) else 0
         save_tensors(self.path/f"checkpoint_{state['fit']:04}_{number:08}.safetensors", *flatten(state))
-        for path in self.files(state['fit'])[self.keep:]: path.unlink(missing_ok=True)
+        files = [path for path in self.files(state['fit']) if not path.is_dir()]
+        for path in files[self.keep:]: path.unlink(missing_ok=True)
 
     def newest(self,
         fit, # its number
@@ -54,7 +55,7 @@ class CheckpointFolder:
                 state = unflatten(*load_tensors(path))
                 if isinstance(state, dict) and state.get('fit')==fit: return path,state
                 raise CheckpointError(f'{str(path)!r} holds no state of fit {fit}')
-            except CheckpointError as e: warnings.warn(f'{path.name} is passed over: {e}', stacklevel=2)
+            except (CheckpointError, OSError) as e: warnings.warn(f'{path.name} is passed over: {e}', stacklevel=2)
         if files: raise CheckpointError(f'none of {len(files)} files in {str(self.path)!r} can be read: '
                                         'delete them to begin anew, or use another folder')
         return None,None

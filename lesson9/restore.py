@@ -129,7 +129,7 @@ def learner_state(
 ): # a dict, with the tensors themselves and not copies
     "Collect weights, buffers, gradients, which weights are frozen, the optimiser's state, and layers' extra state."
     tensors = named_tensors(learn)
-    return dict(tensors=tensors, opt=learn.opt.state_dict(), opt_type=type(learn.opt).__name__,
+    return dict(tensors=tensors, opt=learn.opt.state_dict(),
                 extra={name: m.get_extra_state() for name,m in _with_extra(learn).items()},
                 grads={name: t.grad for name,t in tensors.items() if t.grad is not None},
                 frozen=[name for name,t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad])
@@ -140,16 +140,14 @@ def check_learner_state(
 ): # a list of texts, one for each difference; empty if `state` fits
     "List how a learner differs from the one whose state this is: in names, shapes, types, or parameter groups."
     def about(state):
-        extra = {f'extra state of {k}': 'some' for k in state['extra']}
-        opt   = {'optimiser': state['opt_type'], 'its groups': [len(g['params']) for g in state['opt']['param_groups']]}
-        return {k: _described(t) for k,t in state['tensors'].items()} | extra | opt
+        groups = state['opt']['param_groups']
+        found  = {k: f'{list(t.shape)} {t.dtype}'.removesuffix(' torch.float32') for k,t in state['tensors'].items()}
+        return found | {f'extra state of {k}': 'some' for k in state['extra']} | {
+            'groups of the optimiser': [len(group['params']) for group in groups],
+            'its settings': ', '.join(sorted({k for group in groups for k in group}-{'params'}))}
     return differences(about(learner_state(learn)), about(state))
 
-def _described(t): return f'{list(t.shape)}{"" if t.dtype==torch.float32 else f" {t.dtype}"}'
-
-def differences(
-    here, there, # two dicts
-): # a list of texts, such as 'a: 1 here, nothing there'
+def differences(here, there): # two dicts; a list of texts such as 'a: 1 here, nothing there'
     "Name the keys under which two dicts have something else."
     different = [k for k in here | there if here.get(k)!=there.get(k)]
     return [f"{k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there" for k in different]

@@ -688,7 +688,7 @@ GIVEN = { # what makes a callback, or several, of a folder and a learner; then a
         lambda f, learn: on_full_disk(SaveBest(f/'best')), OSError, 'too large', 'in SaveBest.after_epoch, epoch 0'),
     'a full disk for checkpoints': (
         lambda f, learn: on_full_disk(Checkpoint(f/'checkpoints', every=2)), OSError, 'too large',
-        'in Checkpoint.after_batch, training batch 1 of epoch 0'),
+        'in Checkpoint.begin_fit'),
 }
 
 @pytest.mark.parametrize('name', GIVEN)

@@ -72,7 +72,7 @@ def folder():
         yield Path(path).resolve()
 
 def contents(folder): return {p.name: p.read_bytes() if p.is_file() else stat.S_IFMT(p.lstat().st_mode)
-                              for p in sorted(folder.iterdir())}
+                              for p in sorted(folder.iterdir()) if p.name!='.lock'}
 
 # Readers and writers
 
@@ -333,24 +333,19 @@ def holes(path):
     path.touch()
     os.truncate(path, 2**33)
 def longer(path):
-    path.write_bytes(max(path.parent.iterdir()).read_bytes())
+    path.write_bytes(max(path.parent.glob('checkpoint*')).read_bytes())
     os.truncate(path, 2**33)
+def newer(data): return data.replace(b'"format":"1"', b'"format":"2"')
 def newer_format(path):
-    path.write_bytes(max(path.parent.iterdir()).read_bytes().replace(b'"format":"1"', b'"format":"2"'))
-
-def odd(make, n, bug=None):
-    marks = pytest.mark.xfail(strict=True, reason=bug) if bug else ()
-    return pytest.param(make, n, marks=marks)
+    path.write_bytes(newer(max(path.parent.glob('checkpoint*')).read_bytes()))
 
 @pytest.mark.parametrize('make, n', [
-    odd(pipe, 7), odd(empty, 7), odd(holes, 7), odd(longer, 7), odd(newer_format, 0), odd(newer_format, 7),
-    odd(link_to_nowhere, 7, 'an OSError is raised, and the file not passed over'), odd(loop, 7, 'as a link to nowhere'),
-    odd(directory, 7, 'a folder cannot be deleted as a file: saving is called failed'), odd(directory, 0, 'as of 7'),
-    odd(empty, 99_999_999, 'the next numbers have nine digits, and files with nine are not found again')])
+    (pipe, 7), (empty, 7), (holes, 7), (longer, 7), (newer_format, 0), (newer_format, 7), (link_to_nowhere, 7),
+    (loop, 7), (directory, 7), (directory, 0), (empty, 99_999_999)])
 def test_odd_checkpoints(folder, never, make, n):
     "What can't be read is passed over, with a warning, and the run can go on at any time."
     stopped(folder)
-    make(path := folder/f'checkpoint_{n:08}.safetensors')
+    make(path := folder/f'checkpoint_0000_{n:08}.safetensors')
     with warnings.catch_warnings(record=True) as said, within(10, 300):
         warnings.simplefilter('always')
         with pytest.raises(Killed): fit(checkpoint(folder), KillAt(9), epochs=3)
@@ -369,5 +364,5 @@ def test_all_newer_or_of_another_run(folder):
         assert contents(folder)==files and all(map(torch.equal, weights, learn.model.parameters()))
     refused(make_learner(3), r'model.weight: \[3, 3\] here, \[2, 3\] there')
     refused(make_learner(), 'callback early_stopping: EarlyStopping here, nothing there', EarlyStopping())
-    for path in folder.iterdir(): path.write_bytes(path.read_bytes().replace(b'"format":"1"', b'"format":"2"'))
+    for path in folder.glob('checkpoint*'): path.write_bytes(newer(path.read_bytes()))
     refused(make_learner(), 'none of 2 files .* can be read')
