@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/24b_checkpoint.ipynb #24b00005
-import copy, signal, warnings
+import copy, signal, warnings, weakref
 from time import monotonic
 
 from torch.nn.parameter import is_lazy
@@ -46,14 +46,18 @@ class Checkpoint(Callback):
         self.every,self.resume = every,resume
         self.on_error,self.loader_state = on_error,loader_state
         self.log,self.fit = log or (lambda line: None),0 # fit: how many of this object's fits are over
-        self.active = self.left = self.made_with = None # left: by which signal the last fit was
+        self.active = self.made_with = None # whether this fit is saved; the settings that it began with
+        self.left = self.tried = None # the signal that ended the last fit; its learner, if it isn't over
 
     def begin_fit(self):
         "Go on from the newest good file, if there is one. CheckpointError if it's of another fit."
         self.active,self.loaded = False,None
         if not self.run.epochs: return # a validation
         if self.left==signal.SIGTERM: raise SystemExit(128+self.left) # this process has been asked to end
-        self._check()
+        check_order(self, LRFinder)
+        self.skips = may_skip(self.data.train_dl, self.loader_state)
+        if self.tried and self.tried() is not self.learn: self._count() # its last fit failed, and was given up
+        self.tried = weakref.ref(self.learn)
         self.left,self.start = None,rng_state(self.data)
         self.at = dict(epoch=self.run.epoch, iter=0, inside=False) # what is over: epochs, batches of the one under way
         self.made_with = self.made_with or settings(self.learn)
@@ -67,16 +71,6 @@ class Checkpoint(Callback):
         self.signals = self.run.stack.enter_context(HeldSignals())
         lazy = any(map(is_lazy, named_tensors(self.learn).values()))
         if state is None and not lazy: self._save() # what can't be saved raises now, not in an hour
-
-    def _check(self):
-        if any(isinstance(cb, LRFinder) for cb in self.run.cbs):
-            raise ValueError('Checkpoint cannot be used with LRFinder: a search is no run to go on with')
-        late = [type(cb).__name__ for cb in self.run.cbs[self.run.cbs.index(self)+1:] if cb.state_dict()]
-        if late: raise ValueError(f'{late[0]} has a state to save and comes after Checkpoint: give it a lower order')
-        knows = loader_with_state(self.data.train_dl, self.loader_state)
-        if self.loader_state and knows is None:
-            raise TypeError(f'loader_state=True: {type(self.data.train_dl).__name__} has no state_dict')
-        self.skips = not isinstance(knows, (StepsLoader, type(None))) # the loader begins where it was, by itself
 
     def _go_on(self, path, state):
         "Set everything to what a file says; return whether its fit is over."
@@ -139,9 +133,13 @@ class Checkpoint(Callback):
         "Save once more, unless an error or a signal has ended the fit."
         if self.run.epochs and not self.run.error and not self.left:
             if self.active: self._save(done=True)
-            self.ended.add((self.folder.path.resolve(), self.fit))
-            self.fit,self.made_with = self.fit+1,None
+            self._count()
         self.active = False
+
+    def _count(self):
+        self.ended.add((self.folder.path.resolve(), self.fit))
+        self.fit,self.made_with = self.fit+1,None
+        self.tried = None
 
     def _leave_if_caught(self):
         if not self.signals.caught: return

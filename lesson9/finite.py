@@ -92,7 +92,7 @@ class CheckFinite(HooksCallback):
     def after_loss(self): self.part = 'backward'
 
     def after_backward(self):
-        "Note the gradients. On the processor the numbers are there: look at them before the step."
+        "Note the gradients. On the CPU the numbers are there: look at them before the step."
         self.part,self.todo = None,'all'
         new = self.gather(opt_params(self.opt))
         if self.values is None or (self.values.shape, self.values.dtype)!=(new.shape, new.dtype):
