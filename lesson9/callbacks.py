@@ -131,15 +131,15 @@ class Dispatcher(ShowsTable):
             if (answer := listener()) is not None and is_stop(answer, listener): return True
         return False
 
-    def end(self, event, error=None):
+    def end(self, event, error=None, stop=False):
         "Call all listeners. Then raise the worst error, `error` included, or return whether one returned True."
-        stop,self.error = False,error # a listener can see what has failed before it
+        outer,self.error = self.error,error # a listener can see what has failed before it
         for listener in chain(self.listeners[event], self.stack if event=='after_fit' else ()):
             try: stop |= (answer := listener()) is not None and is_stop(answer, listener)
             except BaseException as e: self.error = worse_error(self.error, e)
         try:
             if self.error is not None: raise self.error
-        finally: self.error = error = None # an error and a frame that hold each other would keep the batch in memory
+        finally: self.error,error = outer,None # an error and a frame that hold each other would keep the batch
         return stop
 
     def stage(self, f, cancel, after_cancel, after):

@@ -57,16 +57,17 @@ class Checkpoint(Callback):
         check_order(self, LRFinder)
         self.skips = may_skip(self.data.train_dl, self.loader_state)
         if self.tried and self.tried() is not self.learn: self._count() # its last fit failed, and was given up
-        self.tried = weakref.ref(self.learn)
         self.left,self.start = None,rng_state(self.data)
         self.at = dict(epoch=self.run.epoch, iter=0, inside=False) # what is over: epochs, batches of the one under way
-        self.made_with = self.made_with or settings(self.learn)
-        try:
-            self.run.stack.enter_context(self.folder.locked())
-            if not self.resume: self.folder.clear(self.fit)
+        now = settings(self.learn)
+        if self.made_with is None or now!=self.at_end: self.made_with = now # else it's the same fit once more
+        try: self.run.stack.enter_context(self.folder.locked())
         except OSError as e: self._failed(e)
-        path,state = self.folder.newest(self.fit) if self.resume else (None, None)
+        path,state = self.folder.newest(self.fit) if self.resume or self.tried else (None, None)
         if state is not None and self._go_on(path, state): return True
+        if state is None or state['run']['done']: # what comes now makes later files wrong
+            try: self.folder.clear(self.fit+(state is not None))
+            except OSError as e: self._failed(e)
         self.active,self.saved_at = True,monotonic()
         self.signals = self.run.stack.enter_context(HeldSignals())
         lazy = any(map(is_lazy, named_tensors(self.learn).values()))
@@ -84,23 +85,21 @@ class Checkpoint(Callback):
         over = at['epoch']>=self.run.epochs or at['done'] and at['epochs']>=self.run.epochs
         where = 'this fit is done' if over else f"going on in epoch {at['epoch']}, after {at['iter']} of its batches"
         self.log(f'{path.name}: {where}')
+        if at['epochs']!=self.run.epochs:
+            self.log(f"it is of a fit of {at['epochs']} epochs: a schedule goes on as in one of {self.run.epochs}")
+        for text in doubts(self.data, self.made_with, state['made_with'], self.loader_state):
+            warnings.warn(f'{path.name}: {text}', stacklevel=2)
         if over and (self.folder.path.resolve(), self.fit) in self.ended:
             warnings.warn('nothing is trained: another Checkpoint with this folder has done it, in this process; '
                           'use one object for all fits, or a folder each', stacklevel=2)
-        if over: return True
-        self.run.epoch = at['epoch']
-        if at['epochs']!=self.run.epochs:
-            self.log(f"it is of a fit of {at['epochs']} epochs: a schedule goes on as in one of {self.run.epochs}")
-        differ = differences(self.made_with, state['made_with'])
-        if differ: warnings.warn(f"{path.name} was made with other settings: {'; '.join(differ)}", stacklevel=2)
-        for reason in (*inexact(self.data.train_dl, self.loader_state), *inexact(self.data.valid_dl)):
-            warnings.warn(f'it goes on, but not exactly: {reason}', stacklevel=2)
+        self.run.epoch = at['last'] if over else at['epoch']
+        return over
 
     def _load(self, state):
         load_learner_state(self.learn, state['learner'])
         for name,kept in state['callbacks'].items(): getattr(self.run, name).load_state_dict(kept)
-        self.run.counted = {part=='train': n for part,n in state['run']['counted'].items()}
-        self.run.n_iter,self.run.n_epochs = state['run']['n_iter'],state['run']['n_epochs']
+        for name in 'n_iter','n_epochs','counted': setattr(self.run, name, state['run'][name])
+        set_training_modes(self.learn, state['modes'])
         load_loader_states(self.data, state['loaders'], self.loader_state)
         set_rng_state(state['generators']['now'], self.data)
 
@@ -123,6 +122,7 @@ class Checkpoint(Callback):
         if not (self.active and self.in_train): return
         self.at['iter'] = self.iter+1
         if self.run.error: return # the batch has failed, or the epoch is left
+        self.tried = self.tried or weakref.ref(self.learn)
         late = self.seconds is not None and monotonic()-self.saved_at>=self.seconds
         if late or self.every and self.run.n_iter%self.every==0: self._save()
         self._leave_if_caught()
@@ -133,8 +133,9 @@ class Checkpoint(Callback):
         "Save once more, unless an error or a signal has ended the fit."
         if self.run.epochs and not self.run.error and not self.left:
             if self.active: self._save(done=True)
-            self._count()
-        self.active = False
+            self.left = self.active and self.signals.caught # in the last validation, for example
+            if not self.left: self._count()
+        self.active,self.at_end = False,settings(self.learn)
 
     def _count(self):
         self.ended.add((self.folder.path.resolve(), self.fit))
@@ -148,9 +149,10 @@ class Checkpoint(Callback):
         raise CancelTrainException()
 
     def _save(self, done=False):
-        at  = dict(self.at, done=done, epochs=self.epochs, n_iter=self.n_iter, n_epochs=self.n_epochs,
-                   counted={'train' if part else 'valid': n for part,n in self.run.counted.items()})
+        at = dict(self.at, done=done, epochs=self.epochs, last=self.epoch, n_iter=self.n_iter, n_epochs=self.n_epochs,
+                  counted=self.run.counted)
         state = dict(fit=self.fit, run=at, made_with=self.made_with, learner=learner_state(self.learn),
+                     modes=training_modes(self.learn),
                      callbacks=(cbs := self._callbacks()), parts=self._parts(cbs),
                      generators=dict(start=self.start, now=rng_state(self.data)),
                      loaders=loader_states(self.data, self.loader_state and self.at['iter']>0))

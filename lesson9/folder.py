@@ -18,6 +18,7 @@ from .files import *
 # %% ../nbs/17c_folder.ipynb #17c00010
 class CheckpointFolder:
     "The newest states of each fit, a file each."
+    held = set() # type: set[Path] # the folders that this process has locked
     def __init__(self,
         path,   # the folder, made if need be by `locked`
         keep=2, # how many files of a fit stay, at least 1
@@ -28,10 +29,14 @@ class CheckpointFolder:
         "In a `with` block, keep other processes out. RuntimeError if one is there; OSError if nothing can be written."
         self.path.mkdir(parents=True, exist_ok=True)
         check_writable(self.path/'checkpoint')
-        with open(self.path/'.lock', 'ab') as f:
-            _lock(f, self.path)
-            for part in self.path.glob('checkpoint_*.part'): part.unlink(missing_ok=True) # of a killed process
-            yield
+        path = self.path.resolve()
+        if path in self.held: raise RuntimeError(f'{str(path)!r} is used by a fit that is under way: use another one')
+        with open(path/'.lock', 'ab') as f:
+            _lock(f, path)
+            for part in path.glob('checkpoint_*.part'): part.unlink(missing_ok=True) # of a killed process
+            self.held.add(path)
+            try: yield
+            finally: self.held.discard(path)
 
     def files(self, fit): # a list of paths, newest first
         paths = self.path.glob(f'checkpoint_{fit:04}_*.safetensors')

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Rest', 'inside', 'loader_with_state', 'may_skip', 'loader_states', 'load_loader_states', 'inexact', 'about_loader',
-           'settings', 'check_order']
+           'settings', 'check_order', 'training_modes', 'set_training_modes', 'doubts']
 
 # %% ../nbs/24a_resume.ipynb #24a00005
 import random
 
 import numpy as np, torch
+from torch import nn
 
 from .devices import *
 from .epochs import *
@@ -130,3 +131,28 @@ def check_order(
         raise ValueError(f'{name} cannot be used with {kind.__name__}: a search is no run to go on with')
     late = [type(other).__name__ for other in cbs[cbs.index(cb)+1:] if other.state_dict()]
     if late: raise ValueError(f'{late[0]} has a state to save and comes after {name}: give it a lower order')
+
+# %% ../nbs/24a_resume.ipynb #24a00020
+def training_modes(
+    learn, # a `Learner`
+): # a list of names
+    "List the layers that are in training mode."
+    return [name for name,m in _layers(learn) if m.training]
+
+def set_training_modes(
+    learn, # a `Learner`
+    names, # what `training_modes` gave
+):
+    for name,m in _layers(learn): m.training = name in names
+
+def _layers(learn): return learn.model.named_modules() if isinstance(learn.model, nn.Module) else ()
+
+def doubts(
+    data,  # a `DataBunch`
+    here,  # what `settings` gave now
+    there, # what it gave when the run began
+    asked, # as for `loader_with_state`
+): # an iterator of texts
+    "Say what may be otherwise than if a run hadn't been stopped."
+    if found := differences(here, there): yield f"made with other settings: {'; '.join(found)}"
+    for reason in (*inexact(data.train_dl, asked), *inexact(data.valid_dl)): yield f'not exact: {reason}'

@@ -243,6 +243,7 @@ def lose(state, path, new):
 
 # What no comparison can see, and why
 UNSEEN = {
+    'run.last': 'the number of the last epoch, of a fit that is over',
     'learner.opt.param_groups.*.foreach': 'how a step is computed: the way of the optimiser that is there stays',
     'learner.opt.param_groups.*.fused': 'as foreach',
     'learner.opt.param_groups.*.capturable': 'as foreach',
@@ -258,7 +259,7 @@ UNSEEN = {
 # What makes no difference to the training, only to what is said
 SAID = {'fit', 'run.epochs', 'callbacks.save_best.unknown'} # and all of `made_with`
 
-@pytest.mark.parametrize('part', ['fit', 'run', 'parts', 'learner', 'callbacks', 'made_with', 'generators', 'loaders'])
+@pytest.mark.parametrize('part', ['fit', 'run', 'parts', 'learner', 'modes', 'callbacks', 'made_with', 'generators', 'loaders'])
 def test_each_entry_is_needed(runs, part):
     "Without any one entry the run goes on otherwise, with an error or with other numbers: each is lost in turn."
     seen = {}
