@@ -127,10 +127,10 @@ def train_anew(*args):
     os.execv(sys.executable, [sys.executable, __file__, '--train', str(Child.into), *map(str, args)])
 
 def look(folder, before, what):
-    "Check all files of a run that was killed; return (number of the newest checkpoint, whether a save was cut short)."
-    run,numbers,cut = folder/'run',[],False
+    "Check all files of a run that was killed; return (number of the newest checkpoint, files of saves cut short)."
+    run,numbers,cut = folder/'run',[],set()
     for path in run.iterdir() if run.exists() else ():
-        if path.suffix=='.part': cut = True
+        if path.suffix=='.part': cut.add(path.name)
         else:
             numbers.append(int(path.stem.removeprefix('checkpoint_')))
             readable(load_tensors, path, what)
@@ -150,28 +150,30 @@ def finished(folder, expected, found, what):
     differs = [k for k in expected if found.get(k)!=expected[k]] if check(found, f'{what}: no answer') else []
     check(not differs, f'{what}: another {", ".join(differs)} than that of a run that was never stopped')
     names = sorted(path.name for path in (folder/'run').iterdir())
+    # One more than KEEP: nothing is saved, and deleted, after a kill between the last save and what it deletes
     check(0<len(names)<=KEEP+1 and not any(name.endswith('.part') for name in names), f'{what}: files {names}')
     shutil.rmtree(folder)
     return not differs
 
 # Killed at random times
 
-def kills(folder, n=KILLS, train=train):
+def kills(folder, n=KILLS, command=train):
     import_rest()
     rng = random.Random(SEED)
-    never = Child(globals()['train'], folder/'never', EPOCHS, 0).end()
-    child,start = Child(train, folder/'once', EPOCHS, 1).has_begun(),time.perf_counter()
+    never = Child(train, folder/'never', EPOCHS, 0).end()
+    child,start = Child(command, folder/'once', EPOCHS, 1).has_begun(),time.perf_counter()
     check(child.end()==never, 'a Checkpoint changes the run')
     length,found = time.perf_counter()-start,Counter(kills=0, progress=0, in_save=0, runs=0, equal=0)
     while found['kills']<n:
-        own,every,newest = folder/f"{found['runs']}",1+found['runs']%2,-1
+        own,every = folder/f"{found['runs']}",1+found['runs']%2
+        newest,cut = -1,set()
         for i in itertools.count():
-            if i==1000 or len(problems)>20: return dict(found)
-            answer = Child(train, own, EPOCHS, every).has_begun().kill_after(rng.uniform(0, 0.4*length)).end()
+            if len(problems)>20 or not check(i<1000, 'killed 1,000 times, a run is still not done'): return dict(found)
+            answer = Child(command, own, EPOCHS, every).has_begun().kill_after(rng.uniform(0, 0.4*length)).end()
             if answer: break # it was done before
             what = f"run {found['runs']}, kill {i}"
-            before,(newest,cut) = newest,look(own, newest, what)
-            found.update(kills=1, progress=newest>before, in_save=cut)
+            (before,old),(newest,cut) = (newest,cut),look(own, newest, what)
+            found.update(kills=1, progress=newest>before, in_save=len(cut-old)>0)
         found.update(runs=1, equal=finished(own, never, answer, f"run {found['runs']}, complete"))
     print(f"{found['kills']} kills in {found['runs']} runs of {length:.2f} s, {found['progress']} after progress, "
           f"{found['in_save']} inside a save; {found['equal']} runs are equal")
