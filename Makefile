@@ -9,13 +9,15 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb)
 SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
 SITE      := _docs/.built
 
-.PHONY: help site test test-all fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-gpu clean
+.PHONY: help site test test-all soak fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-checkpoint \
+        bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
 	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
 	@echo 'make test-all also run the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
+	@echo 'make soak     kill a run at hundreds of moments, train for very long (about eight minutes; Linux)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
 	@echo 'make mutants  change the exported code, and list what no cell notices (about half an hour)'
@@ -24,6 +26,7 @@ help:
 	@echo 'make serve    serve _docs/ on localhost'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
+	@echo 'make bench-checkpoint  time what saving checkpoints costs on this disk (a few minutes)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
 	@echo 'make clean    remove what these made, .venv included'
 
@@ -67,6 +70,12 @@ fuzz-files: $(READY)
 	    "wheel for $$($(BIN)/python -V) here: it has some for Linux, Python 3.11 to 3.14"; exit 1; }
 	$(EXPORT)
 	for target in reader idx scheds; do nice $(BIN)/python tests/fuzz_files.py $$target $(INPUTS) || exit 1; done
+
+# One part, or other numbers: make soak SOAK=kills KILLS=1000. TMPDIR chooses the file system.
+SOAK ?= --out bench/results/soak.json
+soak: $(READY)
+	$(EXPORT)
+	$(BIN)/python tests/soak.py $(SOAK)
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -119,6 +128,9 @@ bench: $(READY) .venv-bench/.ready
 	.venv-bench/bin/python bench/growth.py
 	$(BIN)/python tools/lessons.py $(SPEED)
 	$(BIN)/nbdev_clean
+
+bench-checkpoint: $(READY)
+	$(BIN)/python bench/checkpoint.py
 
 # All that needs a GPU, then the notebook that shows the times. Without nbdev: bash bench/on_gpu.sh OUT
 bench-gpu: $(READY)
