@@ -20,7 +20,7 @@ here = Path(__file__).parent
 sys.path.append(str(here.parent/'tests'))
 
 import loops
-from lesson9 import checkpoint, files
+from lesson9 import files, folder as checkpoint_folder
 from lesson9.averages import AvgStatsCallback
 from lesson9.callbacks import Callback, DataBunch, Learner, Runner
 from lesson9.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ class Timed:
 
 def profile(work, make_cb):
     "Where the milliseconds of each save of a fit go."
-    with (Timed(Checkpoint, '_save') as saves, Timed(checkpoint, 'save_tensors') as written,
+    with (Timed(Checkpoint, '_save') as saves, Timed(checkpoint_folder, 'save_tensors') as written,
           Timed(files, 'atomic_write') as files_made, Timed(os, 'fsync') as syncs): fit(work, make_cb())
     found = []
     for save,whole,made in zip(saves, written, files_made):
@@ -101,7 +101,7 @@ def measure(name, rounds, folder, x, y):
     a_minute = 0 if every else save_ms['whole']/60_000
     saves = save_ms['whole']/every if every else step_ms*a_minute # ms a step
     low,ratio,high = (q+a_minute for q in quantiles(b/a for a,b in zip(*seconds)))
-    size = max(path.stat().st_size for path in folder.iterdir())/1000
+    size = max(path.stat().st_size for path in folder.glob('checkpoint_*'))/1000
     found = dict(kb=size, steps=steps, every=every, step_ms=step_ms, limit=1+limit/100, ratio=ratio,
                  quartiles=[low, high], computed=1+(check/1000+saves)/step_ms, check_us=check, save_ms=save_ms,
                  enough_ms=(check/1000+saves)/limit*100 if every else None, without=seconds[0], with_it=seconds[1])

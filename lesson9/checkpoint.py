@@ -47,7 +47,7 @@ class Checkpoint(Callback):
         self.on_error,self.loader_state = on_error,loader_state
         self.log,self.fit = log or (lambda line: None),0 # fit: how many of this object's fits are over
         self.active = self.made_with = None # whether this fit is saved; the settings that it began with
-        self.left = self.tried = None # the signal that ended the last fit; its learner, if it isn't over
+        self.left = self.tried = self.at_end = None # the signal that ended the last fit; its learner, if it isn't over
 
     def begin_fit(self):
         "Go on from the newest good file, if there is one. CheckpointError if it's of another fit."

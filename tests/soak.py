@@ -129,10 +129,10 @@ def train_anew(*args):
 def look(folder, before, what):
     "Check all files of a run that was killed; return (number of the newest checkpoint, files of saves cut short)."
     run,numbers,cut = folder/'run',[],set()
-    for path in run.iterdir() if run.exists() else ():
+    for path in run.glob('checkpoint_*'):
         if path.suffix=='.part': cut.add(path.name)
         else:
-            numbers.append(int(path.stem.removeprefix('checkpoint_')))
+            numbers.append(int(path.stem.rpartition('_')[2]))
             readable(load_tensors, path, what)
     if (folder/'best.safetensors').exists(): readable(read_model, folder/'best.safetensors', what)
     if (folder/'log.csv').exists(): check((folder/'log.csv').read_bytes()[-2:]==b'\r\n', f'{what}: half a CSV file')
@@ -149,7 +149,7 @@ def finished(folder, expected, found, what):
     "Compare a run that is complete with one that was never stopped; delete it."
     differs = [k for k in expected if found.get(k)!=expected[k]] if check(found, f'{what}: no answer') else []
     check(not differs, f'{what}: another {", ".join(differs)} than that of a run that was never stopped')
-    names = sorted(path.name for path in (folder/'run').iterdir())
+    names = sorted(path.name for path in (folder/'run').glob('checkpoint_*'))
     # One more than KEEP: nothing is saved, and deleted, after a kill between the last save and what it deletes
     check(0<len(names)<=KEEP+1 and not any(name.endswith('.part') for name in names), f'{what}: files {names}')
     shutil.rmtree(folder)

@@ -20,7 +20,7 @@ def test_killed_at_random_times(tmp_path):
 
 def test_killed_at_each_point_of_a_save(tmp_path):
     "The third one, which deletes the first."
-    found = soak.moments(tmp_path, epochs=2, every=3, opened=4)
+    found = soak.moments(tmp_path, epochs=2, every=3, opened=2)
     assert found['equal']==sum(found['points'].values())
     for name in 'open','write','fsync','replace','unlink':
         assert {f'before {name}', f'after {name}'}<=set(found['points'])

@@ -259,7 +259,7 @@ UNSEEN = {
 # What makes no difference to the training, only to what is said
 SAID = {'fit', 'run.epochs', 'callbacks.save_best.unknown'} # and all of `made_with`
 
-@pytest.mark.parametrize('part', ['fit', 'run', 'parts', 'learner', 'modes', 'callbacks', 'made_with', 'generators', 'loaders'])
+@pytest.mark.parametrize('part', 'fit run parts learner modes callbacks made_with generators loaders'.split())
 def test_each_entry_is_needed(runs, part):
     "Without any one entry the run goes on otherwise, with an error or with other numbers: each is lost in turn."
     seen = {}
