@@ -107,7 +107,8 @@ class Checkpoint(Callback):
         if not self.active: return
         state,self.loaded = self.loaded,None
         self.at,self.start = dict(epoch=self.epoch, iter=0, inside=True),rng_state(self.data)
-        if state is None: return self._leave_if_caught()
+        if state is None and self.signals.caught: self._leave()
+        if state is None: return
         n = self.at['iter'] = state['run']['iter'] # all is set once more: the others have begun an epoch
         self.start = state['generators']['start']
         def prepare():
@@ -119,13 +120,13 @@ class Checkpoint(Callback):
         return True # the pass is done
 
     def after_batch(self):
-        if not (self.active and self.in_train): return
-        self.at['iter'] = self.iter+1
+        if not (self.active and self.run.in_train): return
+        self.at['iter'] = self.run.iter+1
         if self.run.error: return # the batch has failed, or the epoch is left
-        self.tried = self.tried or weakref.ref(self.learn)
+        if self.tried is None: self.tried = weakref.ref(self.learn)
         late = self.seconds is not None and monotonic()-self.saved_at>=self.seconds
         if late or self.every and self.run.n_iter%self.every==0: self._save()
-        self._leave_if_caught()
+        if self.signals.caught: self._leave()
 
     def after_epoch(self): self.at = dict(epoch=self.epoch+1, iter=0, inside=False)
 
@@ -142,8 +143,7 @@ class Checkpoint(Callback):
         self.fit,self.made_with = self.fit+1,None
         self.tried = None
 
-    def _leave_if_caught(self):
-        if not self.signals.caught: return
+    def _leave(self): # after a signal
         self._save()
         self.left = self.signals.caught
         raise CancelTrainException()
