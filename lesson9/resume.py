@@ -100,7 +100,7 @@ def inexact(
         for name in 'dataset','ds','sampler':
             for k,v in getattr(getattr(part, name, None), '__dict__', {}).items():
                 if isinstance(v, _Generators) and not any(v is g for g in restored):
-                    yield f'the random numbers of {name}.{k} begin anew' 
+                    yield f'the random numbers of {name}.{k} begin anew'
 
 # %% ../nbs/24a_resume.ipynb #24a0001b
 def about_loader(
