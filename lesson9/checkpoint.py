@@ -27,7 +27,7 @@ class Checkpoint(Callback):
     "Save everything that training goes on from, now and then; at the next start, go on from there, bit for bit."
     order  = Seed.order + 1000 # after all others: what they do at an event is saved, and what they set up is kept
     single = True
-    ended  = set() # type: set[tuple] # of all objects in this process: folder and number of each fit that is over
+    ended:set[tuple] = set() # of all objects in this process: folder and number of each fit that is over
     def __init__(self,
         folder,           # a folder for the files, made if need be
         seconds=60,       # save when so many seconds have passed since the last time; None: not by time

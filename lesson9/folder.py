@@ -18,7 +18,7 @@ from .files import *
 # %% ../nbs/17c_folder.ipynb #17c00010
 class CheckpointFolder:
     "The newest states of each fit, a file each."
-    held = set() # type: set[Path] # the folders that this process has locked
+    held:set[Path] = set() # the folders that this process has locked
     def __init__(self,
         path,   # the folder, made if need be by `locked`
         keep=2, # how many files of a fit stay, at least 1
