@@ -46,7 +46,7 @@ class Checkpoint(Callback):
         self.every,self.resume = every,resume
         self.on_error,self.loader_state = on_error,loader_state
         self.log,self.fit = log or (lambda line: None),0 # fit: how many of this object's fits are over
-        self.active = self.made_with = None # whether this fit is saved; the settings that it began with
+        self.active = self.made_with = self.fresh = None # whether this fit is saved; the settings that it began with
         self.left = self.tried = self.at_end = None # the signal that ended the last fit; its learner, if it isn't over
 
     def begin_fit(self):
@@ -59,16 +59,18 @@ class Checkpoint(Callback):
         if self.tried and self.tried() is not self.learn: self._count() # its last fit failed, and was given up
         self.left,self.start = None,rng_state(self.data)
         self.at = dict(epoch=self.run.epoch, iter=0, inside=False) # what is over: epochs, batches of the one under way
-        now = settings(self.learn)
-        if self.made_with is None or now!=self.at_end: self.made_with = now # else it's the same fit once more
         try: self.run.stack.enter_context(self.folder.locked())
         except OSError as e: self._failed(e)
-        path,state = self.folder.newest(self.fit) if self.resume or self.tried else (None, None)
+        anew = not self.tried and (self.fresh or not self.resume) # also if it began anew, and failed before it trained
+        path,state = (None, None) if anew else self.folder.newest(self.fit)
+        now = settings(self.learn)
+        if self.made_with is None or now!=self.at_end: self.made_with = now # else it's the same fit once more
         if state is not None and self._go_on(path, state): return True
         if state is None or state['run']['done']: # what comes now makes later files wrong
             try: self.folder.clear(self.fit+(state is not None))
             except OSError as e: self._failed(e)
         self.active,self.saved_at = True,monotonic()
+        self.fresh = state is None
         self.signals = self.run.stack.enter_context(HeldSignals())
         lazy = any(map(is_lazy, named_tensors(self.learn).values()))
         if state is None and not lazy: self._save() # what can't be saved raises now, not in an hour
@@ -77,7 +79,7 @@ class Checkpoint(Callback):
         "Set everything to what a file says; return whether its fit is over."
         at = state['run']
         self.at = {k: at[k] for k in ('epoch', 'iter', 'inside')}
-        parts = self._parts(self._callbacks())
+        parts = must_fit(self.run, callback_states(self.run), at['iter']>0)
         if found := check_learner_state(self.learn, state['learner']) + differences(parts, state['parts']):
             raise CheckpointError(f'{path} is of another fit: {"; ".join(found)}. Use another folder, or resume=False')
         self.loaded = copy.deepcopy(state) if at['inside'] else None # set twice, and a callback may change its own
@@ -92,7 +94,7 @@ class Checkpoint(Callback):
         if over and (self.folder.path.resolve(), self.fit) in self.ended:
             warnings.warn('nothing is trained: another Checkpoint with this folder has done it, in this process; '
                           'use one object for all fits, or a folder each', stacklevel=2)
-        self.run.epoch = at['last'] if over else at['epoch']
+        self.run.epoch,self.tried = at['last'] if over else at['epoch'],weakref.ref(self.learn)
         return over
 
     def _load(self, state):
@@ -132,7 +134,8 @@ class Checkpoint(Callback):
 
     def after_fit(self):
         "Save once more, unless an error or a signal has ended the fit."
-        if self.run.epochs and not self.run.error and not self.left:
+        if not self.run.epochs: return # a validation
+        if not self.run.error and not self.left:
             if self.active: self._save(done=True)
             self.left = self.active and self.signals.caught # in the last validation, for example
             if not self.left: self._count()
@@ -141,7 +144,7 @@ class Checkpoint(Callback):
     def _count(self):
         self.ended.add((self.folder.path.resolve(), self.fit))
         self.fit,self.made_with = self.fit+1,None
-        self.tried = None
+        self.tried = self.fresh = None
 
     def _leave(self): # after a signal
         self._save()
@@ -153,7 +156,7 @@ class Checkpoint(Callback):
                   counted=self.run.counted)
         state = dict(fit=self.fit, run=at, made_with=self.made_with, learner=learner_state(self.learn),
                      modes=training_modes(self.learn),
-                     callbacks=(cbs := self._callbacks()), parts=self._parts(cbs),
+                     callbacks=(cbs := callback_states(self.run)), parts=must_fit(self.run, cbs, self.at['iter']>0),
                      generators=dict(start=self.start, now=rng_state(self.data)),
                      loaders=loader_states(self.data, self.loader_state and self.at['iter']>0))
         self.saved_at = monotonic()
@@ -163,11 +166,3 @@ class Checkpoint(Callback):
     def _failed(self, error):
         if self.on_error=='raise': raise error
         warnings.warn(f'no checkpoint: {error}; training goes on', stacklevel=2)
-
-    def _callbacks(self): # the states of those that have something to keep, by name
-        named = {name: cb for name,cb in vars(self.run).items() if isinstance(cb, Callback) and cb is not self}
-        return {name: kept for name,cb in named.items() if (kept := cb.state_dict())}
-
-    def _parts(self, names): # what has to be the same
-        loader = {'train_dl': about_loader(self.data.train_dl)} if self.at['iter'] else {}
-        return {f'callback {name}': type(getattr(self.run, name)).__name__ for name in names} | loader

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rest', 'inside', 'loader_with_state', 'may_skip', 'loader_states', 'load_loader_states', 'inexact', 'about_loader',
-           'settings', 'check_order', 'training_modes', 'set_training_modes', 'doubts']
+           'settings', 'callback_states', 'must_fit', 'check_order', 'training_modes', 'set_training_modes', 'doubts']
 
 # %% ../nbs/24a_resume.ipynb #24a00005
 import random
@@ -12,6 +12,7 @@ import random
 import numpy as np, torch
 from torch import nn
 
+from .callbacks import *
 from .devices import *
 from .epochs import *
 from .learner import *
@@ -121,6 +122,22 @@ def settings(
                                    GPUs=torch.cuda.device_count())
 
 # %% ../nbs/24a_resume.ipynb #24a0001e
+def callback_states(
+    run, # a `Runner`
+): # a dict
+    "Get the states of callbacks by name, of those that have something to keep."
+    cbs = {name: cb for name,cb in vars(run).items() if isinstance(cb, Callback)}
+    return {name: state for name,cb in cbs.items() if (state := cb.state_dict())}
+
+def must_fit(
+    run,    # a `Runner`, in a fit
+    names,  # of the callbacks that have a state
+    inside, # whether an epoch is under way
+): # a dict of texts
+    "List what has to be the same when a run goes on: classes of callbacks; inside of an epoch, the loader."
+    found = {f'callback {name}': type(getattr(run, name)).__name__ for name in names}
+    return found | ({'train_dl': about_loader(run.data.train_dl)} if inside else {})
+
 def check_order(
     cb,   # a callback that saves the states of the others, in a fit
     kind, # a class of callbacks that it can't be used with
