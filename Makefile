@@ -13,11 +13,11 @@ SITE      := _docs/.built
         bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
-	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
+	@echo 'make test     set up .venv if needed, run the tests (about four minutes)'
 	@echo 'make test-all also run the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
-	@echo 'make soak     kill a run at hundreds of moments, train for very long (about eight minutes; Linux)'
+	@echo 'make soak     kill a run at hundreds of moments, train for very long (about four minutes; Linux)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
 	@echo 'make mutants  change the exported code, and list what no cell notices (about half an hour)'
