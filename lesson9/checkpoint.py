@@ -12,7 +12,6 @@ from time import monotonic
 from torch.nn.parameter import is_lazy
 
 from .callbacks import *
-from .epochs import *
 from .errors import *
 from .files import *
 from .folder import *

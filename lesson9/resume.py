@@ -160,7 +160,9 @@ def set_training_modes(
     learn, # a `Learner`
     names, # what `training_modes` gave
 ):
-    for name,m in _layers(learn): m.training = name in names
+    "Set these layers to training mode, and all others to evaluation mode."
+    training = set(names)
+    for name,m in _layers(learn): m.training = name in training
 
 def _layers(learn): return learn.model.named_modules() if isinstance(learn.model, nn.Module) else ()
 
