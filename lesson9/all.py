@@ -7,18 +7,18 @@ __all__ = ['accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', '
            'Best', 'Callback', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException', 'CheckFinite',
            'Checkpoint', 'CheckpointError', 'collate', 'combine_scheds', 'Compile', 'conv_layer', 'cos_1cycle_anneal',
            'create_learner', 'CSVLogger', 'CudaGraph', 'CudaGraphCapture', 'DataBunch', 'Dataset', 'default_device',
-           'DeviceCallback', 'DeviceLoader', 'EarlyStopping', 'ema', 'EMACallback', 'epoch_row', 'events',
-           'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze', 'gain', 'GeneralRelu', 'get_cnn',
-           'get_data', 'get_dls', 'get_model', 'get_model_func', 'get_runner', 'get_test_data', 'GradientAccumulation',
-           'GradientClip', 'GraphCapture', 'HistoryCallback', 'Hook', 'Hooks', 'HooksCallback', 'init_cnn',
-           'init_model', 'kaiming_std', 'kaiming_uniform_', 'Learner', 'load_idx', 'load_model', 'LoopDrawing',
-           'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics', 'MixedPrecision', 'mnist_path',
-           'normalize', 'normalize_to', 'one_cycle_runner', 'param_groups', 'ParamScheduler', 'pin_memory',
-           'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile', 'ProgressCallback', 'RandomShift', 'Recorder',
-           'Runner', 'save_model', 'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'sched_poly',
-           'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images', 'stats', 'StepsLoader', 'Suggestions',
-           'summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN', 'to_device', 'TrainEvalCallback',
-           'unchanged', 'weight_layers']
+           'DeviceCallback', 'DeviceLoader', 'Distributed', 'EarlyStopping', 'ema', 'EMACallback', 'epoch_row',
+           'events', 'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze', 'gain', 'GeneralRelu',
+           'get_cnn', 'get_data', 'get_dls', 'get_model', 'get_model_func', 'get_runner', 'get_test_data',
+           'GradientAccumulation', 'GradientClip', 'GraphCapture', 'HistoryCallback', 'Hook', 'Hooks', 'HooksCallback',
+           'init_cnn', 'init_model', 'kaiming_std', 'kaiming_uniform_', 'Learner', 'load_idx', 'load_model',
+           'LoopDrawing', 'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics', 'MixedPrecision',
+           'mnist_path', 'normalize', 'normalize_to', 'one_cycle_runner', 'param_groups', 'ParamScheduler',
+           'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile', 'ProgressCallback', 'RandomShift',
+           'RankLoader', 'Recorder', 'Runner', 'save_model', 'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin',
+           'sched_no', 'sched_poly', 'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images', 'stats',
+           'StepsLoader', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN',
+           'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers']
 
 # %% ../nbs/index.ipynb #67ae9723
 from .data import *
@@ -57,24 +57,26 @@ from .mistakes import *
 from .schedulers import *
 from .resume import *
 from .checkpoint import *
+from .rank_loader import *
+from .distributed import *
 from .speed import *
 from .show_loop import *
 
 # %% ../nbs/index.ipynb #0957666d
 _all_ = [ # what people use; the helpers of the modules stay in them
     'accuracy', 'ActivationStats', 'amp_dtype', 'annealer', 'AvgStats', 'AvgStatsCallback', 'batch_size',
-    'BatchTransform', 'Best', 'Callback', 'CancelBatchException', 'CancelEpochException',
-    'CancelTrainException', 'CheckFinite', 'Checkpoint', 'CheckpointError', 'collate', 'combine_scheds', 'Compile',
-    'conv_layer', 'cos_1cycle_anneal', 'create_learner', 'CSVLogger', 'CudaGraph', 'CudaGraphCapture',
-    'DataBunch', 'Dataset', 'default_device', 'DeviceCallback', 'DeviceLoader', 'EarlyStopping', 'ema',
-    'EMACallback', 'epoch_row', 'events', 'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze',
-    'gain', 'GeneralRelu', 'get_cnn', 'get_data', 'get_dls', 'get_model', 'get_model_func', 'get_runner',
-    'get_test_data', 'GradientAccumulation', 'GradientClip', 'GraphCapture', 'HistoryCallback', 'Hook', 'Hooks',
-    'HooksCallback', 'init_cnn', 'init_model', 'kaiming_std', 'kaiming_uniform_', 'Learner', 'load_idx',
-    'load_model', 'LoopDrawing', 'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics',
-    'MixedPrecision', 'mnist_path', 'normalize', 'normalize_to', 'one_cycle_runner', 'param_groups',
-    'ParamScheduler', 'pin_memory', 'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile',
-    'ProgressCallback', 'RandomShift', 'Recorder', 'Runner', 'save_model', 'SaveBest', 'sched_cos', 'sched_exp',
-    'sched_lin', 'sched_no', 'sched_poly', 'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images',
-    'stats', 'StepsLoader', 'Suggestions', 'summary', 'SyncCounter', 'Table', 'TensorBoardLogger',
-    'TerminateOnNaN', 'to_device', 'TrainEvalCallback', 'unchanged', 'weight_layers']
+    'BatchTransform', 'Best', 'Callback', 'CancelBatchException', 'CancelEpochException', 'CancelTrainException',
+    'CheckFinite', 'Checkpoint', 'CheckpointError', 'collate', 'combine_scheds', 'Compile', 'conv_layer',
+    'cos_1cycle_anneal', 'create_learner', 'CSVLogger', 'CudaGraph', 'CudaGraphCapture', 'DataBunch', 'Dataset',
+    'default_device', 'DeviceCallback', 'DeviceLoader', 'Distributed', 'EarlyStopping', 'ema', 'EMACallback',
+    'epoch_row', 'events', 'fan_in_fan_out', 'fast_math', 'fit_one_cycle', 'fork_rng', 'freeze', 'gain',
+    'GeneralRelu', 'get_cnn', 'get_data', 'get_dls', 'get_model', 'get_model_func', 'get_runner', 'get_test_data',
+    'GradientAccumulation', 'GradientClip', 'GraphCapture', 'HistoryCallback', 'Hook', 'Hooks', 'HooksCallback',
+    'init_cnn', 'init_model', 'kaiming_std', 'kaiming_uniform_', 'Learner', 'load_idx', 'load_model', 'LoopDrawing',
+    'LoopTrace', 'lr_find', 'LRFinder', 'lsuv_init', 'map_tensors', 'Metrics', 'MixedPrecision', 'mnist_path',
+    'normalize', 'normalize_to', 'one_cycle_runner', 'param_groups', 'ParamScheduler', 'pin_memory',
+    'plot_confusion', 'plot_top_losses', 'Prefetch', 'Profile', 'ProgressCallback', 'RandomShift', 'RankLoader',
+    'Recorder', 'Runner', 'save_model', 'SaveBest', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'sched_poly',
+    'Schedule', 'SchedulerCallback', 'Seed', 'show_image', 'show_images', 'stats', 'StepsLoader', 'Suggestions',
+    'summary', 'SyncCounter', 'Table', 'TensorBoardLogger', 'TerminateOnNaN', 'to_device', 'TrainEvalCallback',
+    'unchanged', 'weight_layers']

@@ -108,8 +108,9 @@ class Checkpoint(Callback):
         if not self.active: return
         state,self.loaded = self.loaded,None
         self.at,self.start = dict(epoch=self.epoch, iter=0, inside=True),rng_state(self.data)
-        if state is None and self.signals.caught: self._leave()
-        if state is None: return
+        if state is None:
+            if self.asked()[1]: self._leave()
+            return
         n = self.at['iter'] = state['run']['iter'] # all is set once more: the others have begun an epoch
         self.start = state['generators']['start']
         def prepare():
@@ -125,9 +126,12 @@ class Checkpoint(Callback):
         self.at['iter'] = self.run.iter+1
         if self.run.error: return # the batch has failed, or the epoch is left
         if self.tried is None: self.tried = weakref.ref(self.learn)
-        late = self.seconds is not None and monotonic()-self.saved_at>=self.seconds
+        late,signal = self.asked()
         if late or self.every and self.run.n_iter%self.every==0: self._save()
-        if self.signals.caught: self._leave()
+        if signal: self._leave()
+
+    def asked(self): # whether it's time to save, and the signal that asks to leave
+        return self.seconds is not None and monotonic()-self.saved_at>=self.seconds,self.signals.caught
 
     def after_epoch(self): self.at = dict(epoch=self.epoch+1, iter=0, inside=False)
 
@@ -136,7 +140,7 @@ class Checkpoint(Callback):
         if not self.run.epochs: return # a validation
         if not self.run.error and not self.left:
             if self.active: self._save(done=True)
-            self.left = self.active and self.signals.caught # in the last validation, for example
+            self.left = self.active and self.asked()[1] # in the last validation, for example
             if not self.left: self._count()
         self.active,self.at_end = False,settings(self.learn)
 

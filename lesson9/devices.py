@@ -7,7 +7,7 @@ __all__ = ['default_device', 'to_device', 'move_opt_state', 'DeviceCallback', 'p
            'model_device', 'amp_dtype', 'has_hooks']
 
 # %% ../nbs/10_devices.ipynb #52be2202
-import torch
+import os, torch
 from torch import Tensor, nn
 
 from .callbacks import *
@@ -17,8 +17,10 @@ from .nested import *
 # %% ../nbs/10_devices.ipynb #da5a0d01
 def default_device(): # a `torch.device`: cuda, mps or xpu where there is one, cpu otherwise
     "Find the best device of this machine."
+    own = os.environ.get('LOCAL_RANK') # the number that torchrun gives to each process of a machine
     for name in ('cuda', 'mps', 'xpu'):
-        if hasattr(torch, name) and getattr(torch, name).is_available(): return torch.device(name)
+        if hasattr(torch, name) and (there := getattr(torch, name)).is_available():
+            return torch.device(name, own and int(own)%there.device_count())
     return torch.device('cpu')
 
 def _check_device(device):
@@ -98,8 +100,7 @@ class Prefetch:
         return getattr(self.dl, k)
 
     def __iter__(self):
-        if self.device.type=='cuda': return self._overlapped()
-        return (to_device(batch, self.device) for batch in self.dl)
+        return self._overlapped() if self.device.type=='cuda' else (to_device(batch, self.device) for batch in self.dl)
 
     def _overlapped(self):
         "Yield each batch once the copy of the next one has been queued."
@@ -133,8 +134,7 @@ class DeviceLoader:
     ):
         for name in 'x', 'y':
             if not hasattr(ds, name):
-                raise TypeError(f'DeviceLoader needs a Dataset with x and y, found {type(ds).__name__}: '
-                                'write Dataset(x, y) of two tensors')
+                raise TypeError(f'DeviceLoader needs x and y, found {type(ds).__name__}: write Dataset(x, y)')
             if not isinstance(t := getattr(ds, name), Tensor):
                 raise TypeError(f'DeviceLoader needs {name} to be a tensor, found {type(t).__name__}')
         for name in '__getitem__', 'get_batch':

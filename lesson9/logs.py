@@ -21,6 +21,7 @@ from .files import *
 class CSVLogger(Callback):
     "Write a row for each epoch to a CSV file. The rows of an existing file are kept."
     order = HistoryCallback.order + 15 # after callbacks that measure
+    rank_zero_only = True # of several processes, one writes
     def __init__(self,
         path, # the file; its folder must exist
     ):
@@ -86,6 +87,7 @@ def _check_order(cb):
 class TensorBoardLogger(Recorder):
     "Write loss and learning rate of each training batch, and the row of each epoch, for TensorBoard."
     order = HistoryCallback.order + 15 # after callbacks that measure
+    rank_zero_only = True # of several processes, one writes
     def __init__(self,
         folder, # folder for the event files, made if need be; if it has some, a sub-folder is made: `run_2` ...
     ): # needs `pip install lesson9[tensorboard]`

@@ -41,8 +41,11 @@ class Metrics(HistoryCallback):
         part = 'train' if self.run.in_train else 'valid'
         if self.run.epochs==0 or part=='train' and not self.train: return # without epochs there are no rows
         if part!=self.part: self._begin(part)
+        if batch_size(self.run.xb)==0: return # some metrics can't be updated with nothing
         pred = map_tensors(Tensor.detach, self.run.pred)
         for m in self.metrics.values(): m.update(pred, self.run.yb)
+
+    def compute(self, metric): return metric.compute() # with what other processes have seen, if there are others
 
     def after_epoch(self):
         self._compute()
@@ -75,7 +78,8 @@ class Metrics(HistoryCallback):
     def _compute(self):
         "Add the results of a part of the epoch to the row: floats, or lists or dicts of floats."
         for name,m in self.metrics.items() if self.part else ():
-            values = m.compute() if name in self.collections else {name: m.compute()}
+            value  = self.compute(m)
+            values = value if name in self.collections else {name: value}
             if set(values)!=set(expected := self.collections.get(name, [name])):
                 raise ValueError(f"metric {name!r} should compute {', '.join(expected)}, but computed "
                                  f"{', '.join(values)}: give Metrics what is in it, one by one")

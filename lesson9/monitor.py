@@ -113,6 +113,7 @@ class EarlyStopping(Best):
 class SaveBest(Best):
     "Write the model's weights to a file after each epoch that is the best so far, over all fits."
     saved = *Best.saved,'passed','unknown'
+    rank_zero_only = True # of several processes, one writes
     passed  = False # whether the last epoch of this fit was not the best
     unknown = False # whether the best is the file's, of a fit that this callback knows nothing of
     def __init__(self,

@@ -31,6 +31,10 @@ class _Terminal:
     def draw(self, axes): pass # no plots in a terminal
     def close(self): pass
 
+class _Silent(_Terminal):
+    bar = dict(disable=True) # type: ignore[dict-item]
+    def row(self, row): pass
+
 class _Notebook:
     "Table, plot and bar as one output, which is changed in place."
     def __init__(self):
@@ -71,6 +75,7 @@ class ProgressCallback(AvgStatsCallback):
     "Show a bar for each epoch, and a row with everything that was measured as it ends."
     order = AvgStatsCallback.order + 10 # after callbacks that measure: it shows their rows, too
     interval = 0.25 # seconds between two updates
+    quiet = False # True: show nothing
     saved = *AvgStatsCallback.saved,'points','first','seen'
     start,seen = 0.,(0., 0) # when the epoch began; sum of losses and number of samples at the last point
     def __init__(self,
@@ -87,7 +92,7 @@ class ProgressCallback(AvgStatsCallback):
 
     def begin_fit(self):
         super().begin_fit()
-        self.screen = _Notebook() if in_notebook() else _Terminal()
+        self.screen = _Silent() if self.quiet else _Notebook() if in_notebook() else _Terminal()
         self.start,self.next_draw = perf_counter(),0.
         if self.epochs: self.points,self.first = [],len(self.history)
 

@@ -40,11 +40,13 @@ class GradientAccumulation(Callback):
     def after_loss(self):
         "Give the gradients so far the weight that they have beside this batch."
         if not self.in_train: return
-        size = self.waiting = batch_size(self.xb)
+        size = self.waiting = self.samples()
         if size==0: return # its gradients are zero, so it doesn't count
         if self.sizes and size!=self.unit: self._multiply(self.unit/size)
         self.unit = size
         if self.loss.requires_grad: self.loss.register_hook(lambda grad: self._count())
+
+    def samples(self): return batch_size(self.xb) # of the step, which may be shared between processes
 
     def after_backward(self):
         "Skip the step until the group is complete; then divide the sum of the gradients by the sum of the weights."
