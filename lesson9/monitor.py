@@ -162,10 +162,12 @@ class SaveBest(Best):
         known = self.best,self.best_epoch
         self.passed = not self.improved()
         if self.passed: return
-        try: save_model(self.path, self.model, metric=self.metric, mode=self.mode, value=self.best, epoch=self.epoch)
+        try: save_model(self.path, self.whole_model(), metric=self.metric, mode=self.mode, value=self.best, epoch=self.epoch)
         except BaseException:
             self.best,self.best_epoch = known # which the file still holds
             raise
+
+    def whole_model(self): return self.model # of several processes, each may have a part of it
 
     def after_fit(self):
         if self.passed and self.best_epoch is None:
