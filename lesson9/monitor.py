@@ -162,7 +162,8 @@ class SaveBest(Best):
         known = self.best,self.best_epoch
         self.passed = not self.improved()
         if self.passed: return
-        try: save_model(self.path, self.whole_model(), metric=self.metric, mode=self.mode, value=self.best, epoch=self.epoch)
+        about = dict(metric=self.metric, mode=self.mode, value=self.best, epoch=self.epoch)
+        try: save_model(self.path, self.whole_model(), **about)
         except BaseException:
             self.best,self.best_epoch = known # which the file still holds
             raise
