@@ -2,12 +2,12 @@
 # All that needs a GPU, on a machine that has one but needn't have nbdev, Jupyter or a network:
 #   bash bench/on_gpu.sh OUT [WHEELS]             results and log into OUT; packages missing there from the folder WHEELS
 #   DEVICE=cpu bash bench/on_gpu.sh OUT           a try on the processor, with little data
-# Needs Python 3.11 or newer, torch, matplotlib, tqdm, pytest; and fastcore, torcheval (there, or in WHEELS).
+# Needs Python 3.11 or newer, torch, matplotlib, tqdm, pytest; and fastcore, torcheval, safetensors (there, or in WHEELS).
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 OUT=$(realpath -m "$1"); WHEELS=${2:-}; DEVICE=${DEVICE:-cuda}
 mkdir -p "$OUT"
-export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=agg
+export DEVICE PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=agg
 if [ -n "$WHEELS" ]; then
     PYTHONPATH=$(mktemp -d); export PYTHONPATH
     python3 -m pip install -q --no-index --no-deps --no-compile --target "$PYTHONPATH" "$WHEELS"/*.whl || exit 1
@@ -21,6 +21,7 @@ part() { echo "== $1: $(date +%T)"; shift; "$@" || { failed=1; echo "== failed: 
     part versions python3 -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda); torch.cuda.is_available() and print(torch.cuda.get_device_name())'
     part notebooks python3 bench/cells.py "$OUT" --device "$DEVICE" ${CELLS_ARGS:-} ${notebooks[@]+"${notebooks[@]}"}
     part callbacks python3 -m pytest -q -p no:cacheprovider tests/test_device.py
+    part processes python3 -m pytest -q -rs -p no:cacheprovider tests/test_gpu_ranks.py
     part benchmarks python3 bench/gpu.py "${gpu[@]}" ${GPU_ARGS:-} --out "$OUT/gpu.json"
     echo "== done: $(date +%T)"
 } 2>&1 | tee "$OUT/log.txt"
