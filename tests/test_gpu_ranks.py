@@ -45,8 +45,9 @@ def in_process(what, folder):
     if what!='equal': print(digest(train(0.3, Checkpoint(Path(folder)/'run', seconds=None, every=1, log=None), *cbs)))
 
 def start(what, folder):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '--local-ranks-filter=0']
-    return subprocess.run([*command, __file__, what, str(folder)], capture_output=True, text=True, timeout=200)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
+               '--local-ranks-filter=0', __file__, what, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 def test_two_processes_equal_one(tmp_path):
     found = start('equal', tmp_path)
