@@ -176,6 +176,6 @@ def _load_opt(opt, state):
 
     params = [p for group in groups for p in group['params']]
     for i,kept in state['state'].items():
-        for k,v in kept.items() if isinstance(kept, dict) else ():
-            now = opt.state[params[i]][k]
-            if isinstance(v, Tensor) and v.dtype!=now.dtype: opt.state[params[i]][k] = v.to(now.device)
+        mine = opt.state.get(params[i]) # our SGD keeps a tensor
+        for k,v in kept.items() if isinstance(kept, dict) and isinstance(mine, dict) else ():
+            if isinstance(v, Tensor) and v.dtype!=mine[k].dtype: mine[k] = v.to(mine[k].device)
