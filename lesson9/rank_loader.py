@@ -11,6 +11,7 @@ from copy import copy
 from typing import Any
 
 import torch, torch.distributed as dist
+from torch.utils.data import IterableDataset
 
 from .nested import *
 from .ranks import *
@@ -21,12 +22,18 @@ class RankLoader:
     newest:Any = None # the one that has given a batch last
     def __init__(self,
         dl, # PyTorch's `DataLoader`, or ours; it isn't changed
-    ): # TypeError for a loader without batches of indices
-        name = 'batch_sampler' if hasattr(dl, 'batch_sampler') else 'sampler' # PyTorch's name, ours
-        if getattr(dl, name, None) is None:
-            raise TypeError(f'RankLoader needs a loader with a {name}, found a {type(dl).__name__} without')
+    ): # TypeError for a loader that doesn't read by lists of indices, ValueError for one that changes their order
+        name   = 'batch_sampler' if hasattr(dl, 'batch_sampler') else 'sampler' # PyTorch's name, ours
+        found  = getattr(dl, '__dict__', {}).get(name) # its own, not that of a loader inside
+        stream = isinstance(getattr(dl, 'dataset', None), IterableDataset)
+        if found is None or stream or hasattr(type(dl), 'iter_from'):
+            what = 'an IterableDataset' if stream else f'a {type(dl).__name__} without'
+            raise TypeError(f'RankLoader needs a loader with a {name}, found {what}')
+        if not getattr(dl, 'in_order', True): raise ValueError('RankLoader needs in_order=True: ranks read one batch')
+
         self.dl,self.spare = copy(dl),None # spare: a batch for a rank that has no sample in the last one
-        self.parts = vars(self.dl)[name] = _Parts(getattr(dl, name))
+        self.parts = vars(self.dl)[name] = _Parts(found)
+        if hasattr(dl, '_iterator'): self.dl._iterator = None # persistent workers would go on with whole batches
 
     def __len__(self): return len(self.dl)
     def __getattr__(self, k): # its dataset, for example, is the loader's
@@ -34,22 +41,36 @@ class RankLoader:
         return getattr(self.dl, k)
 
     def __iter__(self):
-        self.parts.sizes.clear()
-        for batch in self.dl:
+        for i,batch in enumerate(self.dl):
+            if i==0: sizes = self.parts.sizes # of this pass: another one may begin before it ends
             RankLoader.newest = self
-            if self.parts.sizes.popleft(): yield batch
+            if sizes.popleft(): yield batch
             else:
                 self.spare = batch
-                yield map_tensors(lambda t: t[:0] if t.ndim else t, batch)
+                yield _empty(batch)
 
 class _Parts:
     "A rank's part of each batch of indices; if it has none, two of another rank."
-    def __init__(self, batches): self.batches,self.sizes = batches,deque()
+    def __init__(self, batches): self.batches = batches
     def __len__(self): return len(self.batches)
+    def __getattr__(self, k): # a random generator, for example
+        if k=='batches' or k.startswith('__'): raise AttributeError(k)
+        return getattr(self.batches, k)
+
     def __iter__(self):
         rank,size = (dist.get_rank(), dist.get_world_size()) if launched() else (0, 1)
+        sizes = self.sizes = deque() # of the batches that are being read
         for idxs in self.batches:
-            self.newest = torch.as_tensor(idxs)
+            text = repr(idxs.tolist() if hasattr(idxs, 'tolist') else list(idxs)) # an index can be a number or a name
+            self.newest = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
             mine = idxs[part_of(len(idxs), rank, size)]
-            self.sizes.append(len(mine))
+            sizes.append(len(mine))
             yield mine if len(mine) else idxs[:2]
+
+def _empty(batch):
+    "Cut a batch to length 0. TypeError if that can't be done."
+    empty = map_tensors(lambda t: t[:0] if t.ndim else t, batch)
+    if batch_size(empty):
+        raise TypeError('this process has no sample in a batch, and without samples it cannot make one such as '
+                        f'{batch!r:.60}: use drop_last=True')
+    return empty
