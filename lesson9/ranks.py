@@ -57,7 +57,8 @@ def stamp(
 # %% ../nbs/24c_ranks.ipynb #24c10010
 def launched(): # a bool
     "Find out whether a launcher, such as torchrun, has started this process as one of several."
-    return int(os.environ.get('WORLD_SIZE', '1'))>1
+    joined = dist.is_available() and dist.is_initialized() # as one that PyTorch's `spawn` has started
+    return (dist.get_world_size() if joined else int(os.environ.get('WORLD_SIZE', '1')))>1
 
 def _join(timeout):
     "Start the process group that the launcher has described in environment variables."
@@ -65,7 +66,8 @@ def _join(timeout):
     store,rank,size = next(dist.rendezvous('env://', timeout=wait))
     if os.environ.get('GROUP_WORLD_SIZE')=='1': # on one machine, the store still has what was there before a restart
         store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
-    backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
+    gpus,local = torch.cuda.device_count(),int(os.environ.get('LOCAL_WORLD_SIZE', '1')) # of this machine
+    backend = 'cpu:gloo,cuda:nccl' if gpus>=local else 'gloo' # NCCL needs a GPU for each process
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
 
 # %% ../nbs/24c_ranks.ipynb #24c10020
@@ -76,6 +78,9 @@ class Ranks:
         timeout=600, # seconds after which waiting for another process is an error
     ):
         if not dist.is_initialized(): _join(timeout)
+        if 'cpu' not in dist.get_backend_config():
+            raise RuntimeError("the process group can't exchange what is on the CPU: leave init_process_group out, or "
+                               "give it the backend 'cpu:gloo,cuda:nccl'")
         self.rank,self.size = dist.get_rank(),dist.get_world_size()
 
     def meet(self,
