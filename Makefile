@@ -10,7 +10,7 @@ SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) 
 SITE      := _docs/.built
 
 .PHONY: help site test test-all soak fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-checkpoint \
-        bench-gpu clean
+        bench-scaling bench-gpu clean
 help:
 	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
 	@echo 'make test     set up .venv if needed, run the tests (about four minutes)'
@@ -27,6 +27,7 @@ help:
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
 	@echo 'make bench-checkpoint  time what saving checkpoints costs on this disk (a few minutes)'
+	@echo 'make bench-scaling  time steps with 1, 2 and 4 processes on this processor (a few minutes)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
 	@echo 'make clean    remove what these made, .venv included'
 
@@ -131,6 +132,12 @@ bench: $(READY) .venv-bench/.ready
 
 bench-checkpoint: $(READY)
 	$(BIN)/python bench/checkpoint.py
+
+# The notebook that shows the times is run last.
+bench-scaling: $(READY)
+	$(BIN)/python bench/scaling.py $(SCALING)
+	$(BIN)/python tools/lessons.py $(wildcard nbs/*_scaling.ipynb)
+	$(BIN)/nbdev_clean
 
 # All that needs a GPU, then the notebook that shows the times. Without nbdev: bash bench/on_gpu.sh OUT
 bench-gpu: $(READY)
