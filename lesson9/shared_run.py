@@ -26,6 +26,7 @@ from .finite import *
 from .gpu import *
 from .lr_find import *
 from .metrics import *
+from .monitor import *
 from .predict import _Predictions
 from .progress import *
 from .resume import *
@@ -57,8 +58,11 @@ def refuse(
         reasons += [(EMACallback, 'it would average parts of weights'),
                     (CheckFinite, 'it would see parts of gradients'),
                     (LRFinder, 'it could not restore parts of weights'),
+                    (SaveBest, 'rank 0 would write its part of the weights; Checkpoint writes all'),
                     (Compile, 'the layers are changed when they are sharded')]
     for cb in cbs:
+        alone = [name for name,m in cb.metrics.items() if not can_join(m)] if isinstance(cb, Metrics) else []
+        if alone: raise TypeError(f'Metrics cannot be used with Distributed: {alone[0]} has no merge_state')
         why = next((why for kind,why in reasons if isinstance(cb, kind)), None)
         if sharded and isinstance(cb, MixedPrecision) and cb.dtype==torch.float16:
             why = 'ranks could disagree on the scale of gradients; use bfloat16'
@@ -91,6 +95,11 @@ class SharedRun(Callback):
         if not self.ranks: return
         if self.failed: raise RuntimeError('an earlier fit has failed in this process: start all processes again')
         refuse(self.learn, cbs, self.shard)
+        for cb in map(owner, self.run.listeners['begin_fit']):
+            if cb is self: break
+            if rank_zero_only(cb):
+                raise ValueError(f'{type(cb).__name__} cannot be used with Distributed: it is for rank 0 alone, and '
+                                 f'has begun in all; give it an order above {self.order}')
         self.ranks.meet('begin_fit')
         self.averaged  = [cb for cb in cbs if isinstance(cb, AvgStatsCallback)]
         self.predicted = [cb for cb in cbs if isinstance(cb, _Predictions)]
