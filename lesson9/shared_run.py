@@ -133,6 +133,8 @@ class SharedRun(Callback):
         if found := int(rows[:,1].max()): checkpoint.signals.caught = found
         return bool(rows[0,0]),found
 
+    def after_replay(self): pass # of one process: in several, CudaGraph is refused
+
     def after_epoch(self):
         "Give all ranks the averages over all."
         if not self.ranks or self.run.error: return
