@@ -92,9 +92,9 @@ def join_counts(
     "Put together what metrics have counted, so that one can go on. TypeError if it can't."
     copies = [deepcopy(metric) for _ in counts]
     for m,kept in zip(copies, counts): _set_counts(m, kept)
-    for part in _parts_of(metric) if len(counts)>1 else ():
-        kept = [k for k,f in part._reductions.items() if f is None and torch.is_tensor(part._defaults[k])]
-        if kept: raise TypeError(f'torchmetrics has no way to go on with what several have as {kept[0]}')
+    states = [(k, f, part._defaults[k]) for part in _parts_of(metric) for k,f in part._reductions.items()]
+    kept   = [k for k,f,default in states if f is None and torch.is_tensor(default)]
+    if kept and len(counts)>1: raise TypeError(f'torchmetrics has no way to go on with what several have as {kept[0]}')
     return _counts('', join(copies))
 
 # %% ../nbs/24f_shared.ipynb #24f10040
@@ -116,11 +116,11 @@ class SharedFolder:
         if self.rank==0: self.folder.clear(fit)
 
     def save(self, state):
-        "Write a file. What callbacks of other ranks keep is in it if it differs from rank 0's."
+        "Write a file. What callbacks of other ranks keep, and gradients, are in it if they differ from rank 0's."
         if self.sharded: state = state | {'learner': whole(state['learner'])}
         others = []
         if self.ranks:
-            mine    = to_cpu(self.own(state['callbacks']))
+            mine    = to_cpu(self.own(state['callbacks']) | {'learner.grads': state['learner']['grads']})
             marks   = {name: mark({name: kept}) for name,kept in mine.items()}
             first   = self.ranks.share(marks)
             differs = {name: kept for name,kept in mine.items() if marks[name]!=first.get(name)}
@@ -133,16 +133,22 @@ class SharedFolder:
         if self.ranks: path,state = self.ranks.share((path, state))
         if state is None: return path,state
         others = state.pop('others', []) # older files have none
+        state['learner']['grads'] = self.grads(state['learner']['grads'], others)
         if len(others)+1==self.size: state['callbacks'] |= [{}, *others][self.rank]
         else: self.regroup(state['callbacks'], others)
         if self.sharded: spread_state(self.run.learn, state['learner'])
-        state['callbacks'] = self.own(state['callbacks'])
-        return path,state
+        return path,state | {'callbacks': self.own(state['callbacks'])}
+
+    def grads(self, first, others):
+        "Get the gradients of batches that wait for a step: this rank's, or the mean for another number of ranks."
+        parts = [first, *(other.pop('learner.grads', first) for other in others)]
+        if len(parts)==self.size and not self.sharded: return parts[self.rank]
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: sum(part[name] for part in parts if name in part)/len(parts) for name in names}
 
     def own(self, states):
         "Leave out what rank 0 alone does: it's neither saved nor undone here."
-        if self.rank==0: return states
-        return {name: kept for name,kept in states.items() if not rank_zero_only(getattr(self.run, name, None))}
+        return {k: kept for k,kept in states.items() if not (self.rank and rank_zero_only(getattr(self.run, k, None)))}
 
     def regroup(self, states, others):
         "Go on with another number of ranks: rank 0 gets what all have counted, the others nothing."
@@ -170,8 +176,7 @@ def mark(
 ): # a text
     "Turn a state into a short text, which is the same for equal states."
     tensors,plain = flatten(state)
-    kinds = [(name, str(t.dtype), list(t.shape)) for name,t in tensors.items()]
-    text  = json.dumps([plain, kinds, stamp(list(tensors.values()))], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    kinds = [(name, str(t.dtype), list(t.shape), stamp(t)) for name,t in tensors.items()]
+    return hashlib.sha256(json.dumps([plain, kinds], sort_keys=True).encode()).hexdigest()
 
 def rank_zero_only(cb): return getattr(type(cb), 'rank_zero_only', False) # such as one that writes a file
