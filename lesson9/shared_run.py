@@ -8,6 +8,7 @@ __all__ = ['refuse', 'owner', 'SharedRun']
 # %% ../nbs/24g_shared_run.ipynb #24c30005
 import math, re
 from bisect import bisect_right
+from functools import partial
 from inspect import unwrap
 from time import sleep
 from typing import Any
@@ -26,6 +27,7 @@ from .finite import *
 from .gpu import *
 from .lr_find import *
 from .metrics import *
+from .monitor import *
 from .predict import _Predictions
 from .progress import *
 from .resume import *
@@ -57,8 +59,11 @@ def refuse(
         reasons += [(EMACallback, 'it would average parts of weights'),
                     (CheckFinite, 'it would see parts of gradients'),
                     (LRFinder, 'it could not restore parts of weights'),
+                    (SaveBest, 'rank 0 would write its part of the weights; Checkpoint writes all'),
                     (Compile, 'the layers are changed when they are sharded')]
     for cb in cbs:
+        alone = [name for name,m in cb.metrics.items() if not can_join(m)] if isinstance(cb, Metrics) else []
+        if alone: raise TypeError(f'Metrics cannot be used with Distributed: {alone[0]} has no merge_state')
         why = next((why for kind,why in reasons if isinstance(cb, kind)), None)
         if sharded and isinstance(cb, MixedPrecision) and cb.dtype==torch.float16:
             why = 'ranks could disagree on the scale of gradients; use bfloat16'
@@ -90,7 +95,13 @@ class SharedRun(Callback):
                 self.stand_in(cb, 'folder', SharedFolder(cb.folder, self.run, self.ranks, self.shard and self.size>1))
         if not self.ranks: return
         if self.failed: raise RuntimeError('an earlier fit has failed in this process: start all processes again')
+        self.run.stack.callback(lambda: self.run.error and self.fail(self.run.error)) # after all others' `after_fit`
         refuse(self.learn, cbs, self.shard)
+        for cb in map(owner, self.run.listeners['begin_fit']):
+            if cb is self: break
+            if rank_zero_only(cb):
+                raise ValueError(f'{type(cb).__name__} cannot be used with Distributed: it is for rank 0 alone, and '
+                                 f'has begun in all; give it an order above {self.order}')
         self.ranks.meet('begin_fit')
         self.averaged  = [cb for cb in cbs if isinstance(cb, AvgStatsCallback)]
         self.predicted = [cb for cb in cbs if isinstance(cb, _Predictions)]
@@ -99,7 +110,7 @@ class SharedRun(Callback):
 
     def tell(self, cb):
         if isinstance(cb, Metrics): self.stand_in(cb, 'compute', lambda metric: compute(metric, self.ranks))
-        if isinstance(cb, Checkpoint): self.stand_in(cb, 'asked', lambda asked=cb.asked: self.asked(cb, *asked()))
+        if isinstance(cb, Checkpoint): self.stand_in(cb, 'asked', partial(self.asked, cb, cb.asked))
         if self.rank==0: return # the others print and write nothing
         if isinstance(cb, (AvgStatsCallback, Checkpoint)): self.stand_in(cb, 'log', lambda line: None)
         if isinstance(cb, ProgressCallback): self.stand_in(cb, 'quiet', True)
@@ -118,11 +129,14 @@ class SharedRun(Callback):
         orders = [getattr(owner(f), 'order', order) for f in listeners]
         listeners.insert(bisect_right(orders, order), f)
 
-    def asked(self, checkpoint, late, signal):
+    def asked(self, checkpoint, asked):
         "Whether rank 0 says that it's time to save, and a signal that any rank has got."
+        late,signal = asked()
         rows = self.ranks.meet('any', late, signal or 0)
         if found := int(rows[:,1].max()): checkpoint.signals.caught = found
         return bool(rows[0,0]),found
+
+    def after_replay(self): pass # of one process: in several, CudaGraph is refused
 
     def after_epoch(self):
         "Give all ranks the averages over all."
@@ -135,8 +149,7 @@ class SharedRun(Callback):
         average(self.averaged, self.ranks)
 
     def after_fit(self):
-        if not self.ranks: return
-        if self.run.error: return self.fail(self.run.error)
+        if not self.ranks or self.run.error: return
         self.ranks.meet('after_fit')
         if self.run.epochs: return
         average(self.averaged, self.ranks)

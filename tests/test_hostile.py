@@ -22,6 +22,8 @@ def make_learner(outputs=2):
     model = nn.Linear(3, outputs)
     return Learner(model, optim.SGD(model.parameters(), lr=0.1), F.cross_entropy, DataBunch(*get_dls(ds, ds, 4)))
 
+make_learner() # PyTorch imports a lot for the first optimiser: here, and not while a test takes the time
+
 def fit(*cbs, epochs=1, learn=None):
     "Train, four batches in an epoch; return the losses."
     run = Runner([AvgStatsCallback(accuracy, log=None), Recorder(), *cbs])

@@ -1,7 +1,8 @@
 """Nothing that a run goes on from may be lost: each entry of a checkpoint in turn is, and a comparison must see it.
 
 Two small runs have all callbacks with a state between them. Each is stopped twice, in the middle of an epoch and as one
-begins, and goes on from a file in which one entry is what a new run has there, or, where that is the same, another."""
+begins, and goes on from a file in which one entry is what a new run has there, or, where that is the same, another.
+A third run is of two processes, whose states are in one file."""
 import copy, hashlib, json, os, random, shutil, signal, sys, warnings
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from lesson9.all import *
 from lesson9.files import flatten, load_tensors, save_tensors, unflatten
 from lesson9.minibatch import DataLoader
 from lesson9.restore import learner_state, rng_state
+from processes import Processes
 
 class Killed(BaseException): pass
 
@@ -57,6 +59,9 @@ class Mean:
     def compute(self): return self.total/self.n
     def state_dict(self): return {'total': self.total, 'n': self.n}
     def load_state_dict(self, state): vars(self).update(state)
+    def merge_state(self, others):
+        for other in others: self.total,self.n = self.total+other.total,self.n+other.n
+        return self
 
 class Writer:
     "In the place of TensorBoard's: its files are lines of JSON, and what isn't flushed is lost when the process is."
@@ -109,7 +114,7 @@ def new(which):
     x     = torch.randn(8, 16)
     valid = DataLoader(Dataset(x, (x[:, 0]>0).long()), 8)
     model = nn.Sequential(nn.Linear(16, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 2))
-    return (scaled if which=='scaled' else averaged)(dl, valid, model)
+    return dict(scaled=scaled, averaged=averaged, shared=shared)[which](dl, valid, model)
 
 def scaled(dl, valid, model):
     groups = [{'params': model[:3].parameters()}, {'params': model[3:].parameters(), 'lr': 0.02}]
@@ -128,6 +133,11 @@ def averaged(dl, valid, model):
     steps,plateau = optim.lr_scheduler.ExponentialLR(opt, 0.9),optim.lr_scheduler.ReduceLROnPlateau(opt, patience=1)
     return learn,[Shown(accuracy, plot=True), ActivationStats(bins=3), EMACallback(0.5), Recorder(), Seed(3),
                   SchedulerCallback(steps, every='step'), SchedulerCallback(plateau, metric='seconds')]
+
+def shared(dl, valid, model):
+    learn = Learner(model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9), F.cross_entropy, DataBunch(dl, valid))
+    return learn,[Distributed(timeout=60), AvgStatsCallback(accuracy, log=None), Metrics(Mean()), Recorder(),
+                  ActivationStats(bins=3), CSVLogger('log.csv')]
 
 def digest(state):
     tensors,plain = flatten(state)
@@ -191,7 +201,7 @@ def runs(tmp_path_factory):
             return run
         yield {which: prepared(which) for which in STOPS}
 
-def gone_on(run, which, stop, change=None):
+def gone_on(run, which, stop, change=None, train=run_in):
     "What is there at the end, if it goes on from a file that was changed."
     folder = run.folder/'again'
     shutil.rmtree(folder, ignore_errors=True)
@@ -200,7 +210,7 @@ def gone_on(run, which, stop, change=None):
         state = read(folder)
         change(state)
         save_tensors(newest(folder), *flatten(state))
-    return run_in(folder, which)
+    return train(folder, which)
 
 def differ(a, b): return [k for k in a | b if a.get(k)!=b.get(k)]
 
@@ -277,3 +287,40 @@ def test_each_entry_is_needed(runs, part):
     assert {name for name,how in seen.items() if not how}=={name for name in UNSEEN if name.split('.')[0]==part}
     said = seen.keys() if part=='made_with' else {name for name in SAID if name.split('.')[0]==part}
     assert {name for name,how in seen.items() if how==['said']}==said
+
+# Two processes
+
+def in_both(folder, which, *args):
+    "As `run_in`, of two processes: what is equal at the end, by rank."
+    ranks = Processes(2, run_in, folder, which, *args).results(timeout=120)
+    return {f'{rank} {k}': v for rank,found in enumerate(ranks) for k,v in (found or {}).items()}
+
+@pytest.fixture(scope='module')
+def shared_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shared')
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(os, 'fsync', lambda handle: None)
+        new('averaged') # PyTorch imports a lot for the first optimiser: here, and not in each process
+        for stop,fits in ('middle', (1, 3)), ('new', [3]): in_both(folder/stop, 'shared', stop, fits)
+        run = SimpleNamespace(folder=folder, never=in_both(folder/'never', 'shared'), new=read(folder/'new'))
+        run.usual = gone_on(run, 'shared', 'middle', train=in_both)
+        yield run
+
+def test_nothing_lost_in_two_processes(shared_run):
+    "One of two processes has nothing to say, and a logger that reads the file once, as it's made."
+    assert differ(shared_run.never, shared_run.usual)==['0 said', '1 csv_logger.rows']
+
+def test_each_entry_of_two_processes_is_needed(shared_run):
+    state,seen = read(shared_run.folder/'middle'),{}
+    assert {name for name,kept in state['others'][0].items() if kept}=={
+        'distributed', 'avg_stats', 'metrics', 'activation_stats'} # the others are the same in both
+    paths = [path for path in entries(state) if path[0]=='others' or path[:2]==('callbacks', 'distributed')]
+    for path in paths:
+        def change(state): lose(state, path, copy.deepcopy(shared_run.new))
+        try: seen[named(path)] = differ(shared_run.usual, gone_on(shared_run, 'shared', 'middle', change, in_both))
+        except AssertionError as e: seen[named(path)] = [str(e).rstrip().split('\n')[-1]]
+    print(*(f"{name}: {', '.join(how) or '-'}" for name,how in seen.items()), sep='\n')
+    assert len(seen)>10
+    assert {name for name,how in seen.items() if not how}=={'others.0.activation_stats.found'} # set again at once
