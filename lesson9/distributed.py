@@ -71,9 +71,11 @@ class Distributed(SharedRun):
     def begin_validate(self):
         if not self.ranks: return
         self.same_start('begin_validate')
-        if self.shard: return
+        self.copy_buffers()
+        for p in () if self.run.epochs or self.shard else self.model.parameters(): self.ranks.copy(p)
+
+    def copy_buffers(self):
         for t in self.model.buffers(): self.ranks.copy(t)
-        for p in () if self.run.epochs else self.model.parameters(): self.ranks.copy(p)
 
     def same_start(self, event):
         "Begin a pass with the same random numbers on all ranks, so that all draw the same order."
@@ -105,7 +107,8 @@ class Distributed(SharedRun):
 
     def wrap(self):
         "In training, call the model through DDP, which adds up gradients in `backward`."
-        if not self.run.in_train or self.shard: return
+        if not self.run.in_train: return
+        if self.shard: return self.copy_buffers() # DDP does so itself
         if self.ddp is None or self.ddp.module is not self.model:
             device   = model_device(self.model)
             self.ddp = DistributedDataParallel(self.model, [device] if device.type=='cuda' else None, **self.settings)
