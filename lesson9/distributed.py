@@ -102,13 +102,14 @@ class Distributed(SharedRun):
             self.n = part.stop-part.start
             part = part if self.n else slice(0, 2) # others' samples, which won't count
             self.run.xb,self.run.yb = cut((self.xb, self.yb), self.n_all, part)
-        elif self.n==0: self.run.xb,self.run.yb = loader.spare
+        elif self.n==0: self.run.xb,self.run.yb = to_device(loader.spare, list_tensors(self.xb)[0].device)
         self.random.enter()
 
     def wrap(self):
         "In training, call the model through DDP, which adds up gradients in `backward`."
-        if not self.run.in_train: return
-        if self.shard: return self.copy_buffers() # DDP does so itself
+        if not (self.run.in_train or self.shard): return
+        self.ranks.meet('begin_batch') # in the forward pass ranks may wait for each other, too
+        if self.shard: return self.copy_buffers() if self.run.in_train else None # DDP does so itself
         if self.ddp is None or self.ddp.module is not self.model:
             device   = model_device(self.model)
             self.ddp = DistributedDataParallel(self.model, [device] if device.type=='cuda' else None, **self.settings)
@@ -119,9 +120,7 @@ class Distributed(SharedRun):
     def unwrap(self):
         if self.ddp is not None and self.learn.model is self.ddp: self.learn.model = self.ddp.module
 
-    def after_pred(self):
-        self.unwrap()
-        if self.ranks and self.predicted: self.counts.append(self.n)
+    def after_pred(self): self.unwrap()
 
     def after_loss(self):
         "Weigh this rank's gradients by its samples; DDP takes the mean over ranks."
@@ -134,8 +133,7 @@ class Distributed(SharedRun):
             self.run.xb,self.run.yb,self.run.pred = map_tensors(lambda t: t[:0] if t.ndim else t, parts)
 
     def agree(self, skips=False):
-        "Before `backward`, in which ranks wait for each other: is it there on all?"
-        if not self.run.in_train: return
+        "Before `backward`, in which ranks wait for each other: has any of them skipped the batch?"
         self.met = True
         rows = self.ranks.meet('after_loss', skips)
         if rows[:,0].any() and not rows[:,0].all():
@@ -158,6 +156,7 @@ class Distributed(SharedRun):
         self.random.leave()
         if self.run.error and not isinstance(self.run.error, cancellations): return
         if not self.met: self.agree(skips=True)
+        if any(len(cb.batches)>len(self.counts) for cb in self.predicted): self.counts.append(self.n)
         if self.run.loss is None: return
         loss = self.run.loss.detach().double()
         mine = loss*(self.n/self.n_all) if self.n else torch.zeros_like(loss)

@@ -63,10 +63,15 @@ def shard(
 
 # %% ../nbs/24e_shard.ipynb #24e10030
 def whole(
-    x, # tensors, or any nesting
-): # the same, each tensor complete
-    "Collect tensors of which each rank has a part. All ranks have to call it."
-    return map_tensors(lambda t: t.full_tensor() if _is_part(t) else t, x)
+    x,         # tensors, or any nesting
+    keep=True, # False: help the others, and keep the parts
+): # the same, each tensor complete, on the CPU
+    "Collect tensors of which each rank has a part, one after the other. All ranks have to call it."
+    def collect(t):
+        if not _is_part(t): return t
+        complete = t.full_tensor()
+        return complete.cpu() if keep else t
+    return map_tensors(collect, x)
 
 def spread_state(
     learn, # a `Learner`

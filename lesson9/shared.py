@@ -117,10 +117,11 @@ class SharedFolder:
 
     def save(self, state):
         "Write a file. What callbacks of other ranks keep, and gradients, are in it if they differ from rank 0's."
-        if self.sharded: state = state | {'learner': whole(state['learner'])}
+        if self.sharded: state = state | {'learner': whole(state['learner'], keep=self.rank==0)}
         others = []
         if self.ranks:
-            mine    = to_cpu(self.own(state['callbacks']) | {'learner.grads': state['learner']['grads']})
+            grads   = {} if self.sharded else state['learner']['grads'] # in shards, they are of all ranks
+            mine    = to_cpu(self.own(state['callbacks']) | {'learner.grads': grads})
             marks   = {name: mark({name: kept}) for name,kept in mine.items()}
             first   = self.ranks.share(marks)
             differs = {name: kept for name,kept in mine.items() if marks[name]!=first.get(name)}

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from functools import partial
 from inspect import unwrap
 from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 import torch, torch.distributed as dist
@@ -32,6 +33,7 @@ from .predict import _Predictions
 from .progress import *
 from .resume import *
 from .schedulers import *
+from .shard import *
 from .shared import *
 
 # %% ../nbs/24g_shared_run.ipynb #24c30010
@@ -59,7 +61,6 @@ def refuse(
         reasons += [(EMACallback, 'it would average parts of weights'),
                     (CheckFinite, 'it would see parts of gradients'),
                     (LRFinder, 'it could not restore parts of weights'),
-                    (SaveBest, 'rank 0 would write its part of the weights; Checkpoint writes all'),
                     (Compile, 'the layers are changed when they are sharded')]
     for cb in cbs:
         alone = [name for name,m in cb.metrics.items() if not can_join(m)] if isinstance(cb, Metrics) else []
@@ -95,22 +96,24 @@ class SharedRun(Callback):
                 self.stand_in(cb, 'folder', SharedFolder(cb.folder, self.run, self.ranks, self.shard and self.size>1))
         if not self.ranks: return
         if self.failed: raise RuntimeError('an earlier fit has failed in this process: start all processes again')
-        self.run.stack.callback(lambda: self.run.error and self.fail(self.run.error)) # after all others' `after_fit`
         refuse(self.learn, cbs, self.shard)
         for cb in map(owner, self.run.listeners['begin_fit']):
             if cb is self: break
             if rank_zero_only(cb):
                 raise ValueError(f'{type(cb).__name__} cannot be used with Distributed: it is for rank 0 alone, and '
                                  f'has begun in all; give it an order above {self.order}')
+        self.run.stack.callback(lambda: self.run.error and self.fail(self.run.error)) # after all others' `after_fit`
         self.ranks.meet('begin_fit')
         self.averaged  = [cb for cb in cbs if isinstance(cb, AvgStatsCallback)]
         self.predicted = [cb for cb in cbs if isinstance(cb, _Predictions)]
         self.counts = [] # samples of this rank in each batch that is predicted
+        self.collects = self.shard and any(isinstance(cb, SaveBest) for cb in cbs)
         for cb in cbs: self.tell(cb)
 
     def tell(self, cb):
         if isinstance(cb, Metrics): self.stand_in(cb, 'compute', lambda metric: compute(metric, self.ranks))
         if isinstance(cb, Checkpoint): self.stand_in(cb, 'asked', partial(self.asked, cb, cb.asked))
+        if isinstance(cb, SaveBest) and self.shard: self.stand_in(cb, 'whole_model', lambda: self.weights)
         if self.rank==0: return # the others print and write nothing
         if isinstance(cb, (AvgStatsCallback, Checkpoint)): self.stand_in(cb, 'log', lambda line: None)
         if isinstance(cb, ProgressCallback): self.stand_in(cb, 'quiet', True)
@@ -147,6 +150,9 @@ class SharedRun(Callback):
         if not torch.allclose(sizes, sizes[0], rtol=1e-6, equal_nan=True):
             raise RuntimeError('the processes have different weights: one of them has skipped a step')
         average(self.averaged, self.ranks)
+        if not self.collects: return
+        state = whole(self.model.state_dict(), keep=self.rank==0) # rank 0 may write it
+        self.weights = SimpleNamespace(state_dict=lambda: state)
 
     def after_fit(self):
         if not self.ranks or self.run.error: return
@@ -159,6 +165,6 @@ class SharedRun(Callback):
         "Have torchrun show this error, unless another process has ended before."
         self.failed = True
         if isinstance(error, RuntimeError) and re.search('gloo|nccl|connection', str(error), re.I):
-            error.add_note('another process has ended, or was too slow: its error comes first')
+            error.add_note("another process has ended, was too slow or can't be reached: look for its error")
             if dist.is_torchelastic_launched(): sleep(3) # meanwhile it ends this process
         get_error_handler().record_exception(error)
