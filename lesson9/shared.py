@@ -112,8 +112,7 @@ class SharedFolder:
         self.rank,self.size = (ranks.rank, ranks.size) if ranks else (0, 1)
 
     def locked(self): return nullcontext() if self.rank else self.folder.locked()
-    def clear(self, fit):
-        if self.rank==0: self.folder.clear(fit)
+    def clear(self, fit): return None if self.rank else self.folder.clear(fit)
 
     def save(self, state):
         "Write a file. What callbacks of other ranks keep, and gradients, are in it if they differ from rank 0's."
