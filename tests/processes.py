@@ -19,6 +19,7 @@ class Processes:
         self.folder = tempfile.TemporaryDirectory()
         port = free_port()
         sys.stdout.flush()
+        self.status:dict[int, int] = {} # of those that have ended
         self.pids = [self.start(rank, size, port, f, args) for rank in range(size)]
 
     def path(self, rank, what): return Path(self.folder.name)/f'{rank}.{what}'
@@ -45,7 +46,7 @@ class Processes:
 
     def wait(self, timeout=120):
         "Wait for all; return their exit statuses. AssertionError if one lasts too long: all are killed."
-        end,status = time.monotonic()+timeout,{}
+        end,status = time.monotonic()+timeout,self.status
         while len(status)<len(self.pids):
             for rank,pid in enumerate(self.pids):
                 if rank not in status and (found := os.waitpid(pid, os.WNOHANG))[0]:
@@ -55,6 +56,7 @@ class Processes:
                 for pid in late.values():
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
+                status.update(dict.fromkeys(late, -signal.SIGKILL))
                 errors = '\n'.join(filter(None, map(self.error, range(len(self.pids)))))
                 raise AssertionError(f'processes {list(late)} did not end within {timeout} s\n{errors}')
             time.sleep(0.01)

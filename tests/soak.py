@@ -16,7 +16,7 @@ A run that was killed has to end with the weights, histories and files of a run 
 and whenever it's killed, each file that is called a checkpoint can be read. `fits` and `batches` may make nothing grow:
 memory, hooks, threads, open files, objects. SEED draws other times. `--out FILE` keeps the figures, and those of parts
 that weren't run this time; exit status 1: something failed."""
-import argparse, ctypes, gc, hashlib, io, itertools, json, os, platform, random, re, shutil, signal, subprocess, sys
+import argparse, ctypes, gc, hashlib, io, itertools, json, math, os, platform, random, re, shutil, signal, subprocess, sys
 import tempfile, time, traceback, warnings
 from collections import Counter
 from pathlib import Path
@@ -401,7 +401,7 @@ def ranks(folder, n=RANK_KILLS, size=2):
         for i in itertools.count():
             if len(problems)>20 or not check(i<1000, 'killed 1,000 times, a run is still not done'): return dict(found)
             rank,what = rng.randrange(size),f"run {found['runs']} of {size} ranks, kill {i}"
-            together = Together(size, own, every).have_begun().kill_after(rng.uniform(0, 0.4*length), rank)
+            together = Together(size, own, every).have_begun().kill_after(rng.uniform(0, 0.7*length), rank)
             killed = time.perf_counter()
             if answer := together.end(what): break # it was done before
             over.append(time.perf_counter()-killed)
@@ -438,23 +438,24 @@ class Launched:
 
     def answers(self):
         "What all ranks have answered: equal, else None."
-        found = [json.loads(path.read_text()) for path in sorted(self.folder.glob('answer_*'))]
-        for path in self.folder.glob('answer_*'): path.unlink()
-        return found[0] if len(found)==2 and found[0]==found[1] else None
+        paths = list(self.folder.glob('answer_*'))
+        texts = [path.read_text() for path in paths]
+        for path in paths: path.unlink()
+        return json.loads(texts[0]) if len(texts)==2 and texts[0]==texts[1] else None
 
 class Happens(Callback):
     "Something happens to rank 1, in the middle of an epoch."
     order = MixedPrecision.order # in `after_backward`, before gradients are used
     def __init__(self, what, folder, at=15): self.what,self.folder,self.at = what,folder,at
     def after_pred(self):
-        me,attempt = int(os.environ['RANK']),int(os.environ['TORCHELASTIC_RESTART_COUNT'])
-        if not self.in_train or self.run.epochs==0: return
-        if self.what=='killed' and attempt<3: self.at = (9, 16, 34)[attempt]
-        if self.what=='killed' and attempt==3 or me!=1: return
+        me,attempt = int(os.environ['RANK']),int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+        times = dict(killed=(9, 16, 34), once=(15,)).get(self.what)
+        if not self.in_train or me!=1 or times and attempt>=len(times): return
+        if times: self.at = times[attempt]
         if self.run.n_iter>self.at and self.what=='stop torchrun': time.sleep(0.05) # until it comes
         if self.run.n_iter!=self.at: return
         (self.folder/'happened').touch()
-        if self.what=='killed': os.kill(os.getpid(), signal.SIGKILL)
+        if times: os.kill(os.getpid(), signal.SIGKILL)
         if self.what=='raise': raise ValueError('a bad sample')
         if self.what=='hang': time.sleep(3600)
         if self.what in ('nan', 'check'): self.run.pred = self.pred*math.nan
@@ -466,14 +467,16 @@ def happens(what, folder):
     warnings.filterwarnings('ignore')
     own = {'hang': [Distributed(timeout=5)], 'nan': [TerminateOnNaN(every=1)], 'check': [CheckFinite()]}.get(what, [])
     learn = new_learner()
-    cbs = [AvgStatsCallback(accuracy, log=None), Recorder(), GradientAccumulation(2), Happens(what, folder), *own]
+    cbs = [AvgStatsCallback(accuracy, log=None), Recorder(), GradientAccumulation(2), *own]
+    cbs.append(Happens(what, folder, at=14 if what=='check' else 15)) # 14: the first batch of a step, without the other's
     if what!='hang': cbs.append(Distributed(timeout=60))
-    if what in ('killed', 'stop', 'stop torchrun', 'go on'):
+    if what in ('killed', 'once', 'stop', 'stop torchrun', 'go on'):
         cbs.append(Checkpoint(folder/'run', seconds=None, every=2, log=None))
     run = Runner(cbs)
     run.fit(8, learn)
     answer = dict(learner=digest(learner_state(learn)), losses=run.recorder.losses, history=run.avg_stats.history)
     (folder/f"answer_{os.environ['RANK']}").write_text(json.dumps(answer))
+    if what=='once': Runner([Happens('raise', folder, at=2), Distributed(timeout=60)]).fit(1, learn)
 
 def happened(folder, what, status, cause=(), answer=None, restarts=0, within=30):
     "Launch it; check the exit status, the root cause that torchrun shows, and how long it took."
@@ -492,16 +495,18 @@ def launched_runs(folder):
     check(never.end()==0, f'torchrun: {never.output}')
     answer,found = never.answers(),{}
     check(answer is not None, 'torchrun: two ranks, two results')
-    def at(what, *args, **kwargs): found[what] = round(happened(folder/what, what, *args, **kwargs).seconds, 1)
+    def at(what, *args, **kwargs):
+        run = happened(folder/what, what, *args, **kwargs)
+        found[what] = round(run.seconds, 1)
+        return run
     at('killed', 0, answer=answer, restarts=3, within=90)
     at('raise', 1, ['rank      : 1', 'in after_pred', 'ValueError: a bad sample'])
     at('hang', 1, ['rank      : 0', 'RuntimeError', 'was too slow'], within=35)
-    at('nan', 0)
-    check(Launched.answers is not None, 'nan')
-    at('check', 1, ['rank      : 1', 'FloatingPointError: training batch 3 of epoch 2: the loss is nan'])
+    ended = at('nan', 0).answers()
+    check(ended and len(ended['losses'])==16, f'torchrun, nan: {ended}')
+    at('check', 1, ['rank      : 1', 'FloatingPointError: training batch 2 of epoch 2: the loss is nan'])
     for what in 'stop','stop torchrun':
-        status,cause = (1, [f'exitcode  : {128+signal.SIGTERM}']) if what=='stop' else (-signal.SIGTERM, [])
-        at(what, status, cause)
+        at(what, 1, [f'exitcode  : {128+signal.SIGTERM}'] if what=='stop' else [])
         files = list((folder/what/'run').glob('checkpoint_*'))
         check(len(files)>0 and not any(path.suffix=='.part' for path in files), f'torchrun, {what}: files {files}')
         go_on = Launched(folder/what, 'go on')
