@@ -16,8 +16,8 @@ A run that was killed has to end with the weights, histories and files of a run 
 and whenever it's killed, each file that is called a checkpoint can be read. `fits` and `batches` may make nothing grow:
 memory, hooks, threads, open files, objects. SEED draws other times. `--out FILE` keeps the figures, and those of parts
 that weren't run this time; exit status 1: something failed."""
-import argparse, ctypes, gc, hashlib, io, itertools, json, math, os, platform, random, re, shutil, signal, subprocess, sys
-import tempfile, time, traceback, warnings
+import argparse, ctypes, gc, hashlib, io, itertools, json, math, os, platform, random, re, shutil, signal
+import subprocess, sys, tempfile, time, traceback, warnings
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -59,8 +59,8 @@ def train(folder, epochs, every, more=()):
     warnings.simplefilter('error') # such as a file that is passed over
     learn = new_learner()
     folder.mkdir(exist_ok=True)
-    cbs = [*more, AvgStatsCallback(accuracy, log=None), Recorder(), ParamScheduler('lr', sched_cos(0.003, 0.0003)), Seed(1),
-           EarlyStopping(patience=2), SaveBest(folder/'best.safetensors'), CSVLogger(folder/'log.csv')]
+    cbs = [*more, AvgStatsCallback(accuracy, log=None), Recorder(), ParamScheduler('lr', sched_cos(0.003, 0.0003)),
+           Seed(1), EarlyStopping(patience=2), SaveBest(folder/'best.safetensors'), CSVLogger(folder/'log.csv')]
     if every: cbs += [Checkpoint(folder/'run', seconds=None, every=every, keep=KEEP, log=None)]
     run = Runner(cbs)
     begun()
@@ -372,7 +372,7 @@ class Together:
         return self
 
     def end(self, what):
-        "Wait for all; return what all ranks have answered, or None. A rank that wasn't killed ends because of the other."
+        "Wait for all; return what all ranks have answered, or None. One that wasn't killed ends because of the other."
         os.close(self.pipe)
         status = self.processes.wait(90)
         if any(status):
@@ -388,10 +388,10 @@ def ranks(folder, n=RANK_KILLS, size=2):
     import_rest()
     rng = random.Random(SEED)
     never = Together(size, folder/'never', 0).end('never killed')
-    start = time.perf_counter()
     whole = Together(size, folder/'whole', 1).have_begun()
     begun_at = time.perf_counter()
-    check(whole.end('never killed')==never!=None, 'a Checkpoint changes the run of several ranks')
+    answer = whole.end('never killed')
+    check(answer is not None and answer==never, 'a Checkpoint changes the run of several ranks')
     length = time.perf_counter()-begun_at
     found = Counter(kills=0, of_rank_0=0, progress=0, in_save=0, runs=0, equal=0)
     over = []
@@ -409,7 +409,8 @@ def ranks(folder, n=RANK_KILLS, size=2):
             found.update(kills=1, of_rank_0=rank==0, progress=newest>before, in_save=len(cut-old)>0)
         found.update(runs=1, equal=finished(own, never, answer, f"run {found['runs']} of {size} ranks, complete"))
     print(f"{found['kills']} kills in {found['runs']} runs of {length:.2f} s, {found['progress']} after progress, "
-          f"{found['in_save']} inside a save; the other ranks ended within {max(over):.1f} s; {found['equal']} runs are equal")
+          f"{found['in_save']} inside a save; the other ranks ended within {max(over):.1f} s; "
+          f"{found['equal']} runs are equal")
     return dict(found) | dict(size=size, others_ended_within=round(max(over), 1))
 
 # torchrun, and what it does if something happens to one of its processes
@@ -468,7 +469,7 @@ def happens(what, folder):
     own = {'hang': [Distributed(timeout=5)], 'nan': [TerminateOnNaN(every=1)], 'check': [CheckFinite()]}.get(what, [])
     learn = new_learner()
     cbs = [AvgStatsCallback(accuracy, log=None), Recorder(), GradientAccumulation(2), *own]
-    cbs.append(Happens(what, folder, at=14 if what=='check' else 15)) # 14: the first batch of a step, without the other's
+    cbs.append(Happens(what, folder, at=14 if what=='check' else 15)) # 14: no other rank has its gradients yet
     if what!='hang': cbs.append(Distributed(timeout=60))
     if what in ('killed', 'once', 'stop', 'stop torchrun', 'go on'):
         cbs.append(Checkpoint(folder/'run', seconds=None, every=2, log=None))
