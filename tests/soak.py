@@ -475,7 +475,8 @@ def happens(what, folder):
         cbs.append(Checkpoint(folder/'run', seconds=None, every=2, log=None))
     run = Runner(cbs)
     run.fit(8, learn)
-    answer = dict(learner=digest(learner_state(learn)), losses=run.recorder.losses, history=run.avg_stats.history)
+    learner = None if what=='nan' else digest(learner_state(learn)) # of NaN, bits may differ
+    answer = dict(learner=learner, losses=run.recorder.losses, history=run.avg_stats.history)
     (folder/f"answer_{os.environ['RANK']}").write_text(json.dumps(answer))
     if what=='once': Runner([Happens('raise', folder, at=2), Distributed(timeout=60)]).fit(1, learn)
 
@@ -545,13 +546,15 @@ def main():
         for name in args.parts or PARTS: # an unknown one is a KeyError
             start,own = time.monotonic(),Path(folder)/name
             own.mkdir()
-            found[name] = PARTS[name](own)
+            before = len(problems)
+            found[name] = PARTS[name](own) | dict(failed=len(problems)-before)
             found[name]['seconds'] = round(time.monotonic()-start)
             print(f'{name}: {time.monotonic()-start:.0f} s', flush=True)
     if args.out: # figures of parts that weren't run stay as they are
         kept = json.loads(args.out.read_text()) if args.out.exists() else {}
         if set(found)>=set(PARTS): kept = {}
-        kept = (kept or about) | found | dict(failed=kept.get('failed', 0) + len(problems))
+        kept = (kept or about) | found
+        kept['failed'] = sum(part.get('failed', 0) for part in kept.values() if isinstance(part, dict))
         args.out.write_text(json.dumps(kept, indent=1) + '\n')
     print('FAILED' if problems else 'passed')
     sys.exit(1 if problems else 0)

@@ -362,7 +362,7 @@ MOMENTS = [('after_batch', 0, 0, True), ('begin_batch', 0, 2, True), ('after_bat
            ('after_batch', 1, 4, True), ('begin_batch', 1, 0, False), ('after_batch', 1, 1, False),
            ('after_epoch', 1, 1, False), ('begin_batch', 2, 0, True)]
 GROUPS = 0,3 # batches for a step
-STOPS  = {0: MOMENTS[::2], 3: [MOMENTS[i] for i in (1, 2, 5, 7)]} # the first two of these are inside of a group
+STOPS  = {0: MOMENTS[::2], 3: [MOMENTS[i] for i in (1, 2, 5, 7)]} # of the last, two are inside of a group
 
 def stopped_and_resumed(folder):
     "For each moment: a run that stops there and goes on. The first of a group never stopped, nor had a checkpoint."
@@ -378,7 +378,8 @@ def test_stopped_and_resumed_bit_for_bit(tmp_path):
     ranks = Processes(2, stopped_and_resumed, tmp_path).results()
     for i,accumulate in enumerate(GROUPS):
         never,*runs = alike([found[i] for found in ranks])
-        for moment,run in zip(STOPS[accumulate], runs, strict=True): assert distance(run, never)==0, (accumulate, moment)
+        for moment,run in zip(STOPS[accumulate], runs, strict=True):
+            assert distance(run, never)==0, (accumulate, moment)
 
 CHAINS = (2, 4, 1),(4, 1, 2)
 
