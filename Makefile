@@ -17,7 +17,7 @@ help:
 	@echo 'make test-all also run the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
-	@echo 'make soak     kill a run at hundreds of moments, train for very long (about four minutes; Linux)'
+	@echo 'make soak     kill a run at hundreds of moments, train for very long (about ten minutes; Linux)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make measure  print the limits that the project keeps'
 	@echo 'make mutants  change the exported code, and list what no cell notices (about half an hour)'
@@ -72,7 +72,8 @@ fuzz-files: $(READY)
 	$(EXPORT)
 	for target in reader idx scheds; do nice $(BIN)/python tests/fuzz_files.py $$target $(INPUTS) || exit 1; done
 
-# One part, or other numbers: make soak SOAK=kills KILLS=1000. TMPDIR chooses the file system.
+# One part, or other numbers: make soak SOAK=kills KILLS=1000. TMPDIR chooses the file system. With --out, the figures
+# of the other parts stay: make soak SOAK='ranks launched --out bench/results/soak.json'
 SOAK ?= --out bench/results/soak.json
 soak: $(READY)
 	$(EXPORT)

@@ -1,6 +1,6 @@
 """Hours of what may happen to a run: it's killed at any moment and started again, and it trains for very long.
 
-    python tests/soak.py                        all five parts; about five minutes, on Linux
+    python tests/soak.py                        all parts; about seven minutes, on Linux
     KILLS=1000 python tests/soak.py kills       one part, with another number of kills
     TMPDIR=/dev/shm python tests/soak.py kills  on another file system
 
@@ -9,13 +9,15 @@
 - `moments`: SIGKILL before, in and after each call that changes a file, in turn.
 - `fits`: FITS short fits in one process.
 - `batches`: one fit of BATCHES batches.
+- `ranks`: SIGKILL of random ranks of two that train together, until RANK_KILLS have hit a run that wasn't done.
+- `launched`: what torchrun does if one of its processes is killed, fails, hangs, or gets a signal.
 
 A run that was killed has to end with the weights, histories and files of a run that was never stopped, bit for bit;
-and whenever it's killed, each file that is called a checkpoint can be read. The other two parts may make nothing grow:
-memory, hooks, threads, open files, objects. SEED draws other times. `--out FILE` keeps the figures; exit status 1:
-something failed."""
-import argparse, ctypes, gc, hashlib, io, itertools, json, os, platform, random, re, shutil, signal, sys, tempfile, time
-import traceback, warnings
+and whenever it's killed, each file that is called a checkpoint can be read. `fits` and `batches` may make nothing grow:
+memory, hooks, threads, open files, objects. SEED draws other times. `--out FILE` keeps the figures, and those of parts
+that weren't run this time; exit status 1: something failed."""
+import argparse, ctypes, gc, hashlib, io, itertools, json, math, os, platform, random, re, shutil, signal
+import subprocess, sys, tempfile, time, traceback, warnings
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -31,10 +33,12 @@ from lesson9.all import *
 from lesson9.files import flatten, load_tensors
 from lesson9.restore import learner_state, rng_state
 from lesson9.weights import read_model
+from processes import Processes
 
 def setting(name, usual): return int(os.environ.get(name, usual))
 KILLS,COMMANDS,SEED = setting('KILLS', 300),setting('COMMANDS', 10),setting('SEED', 0)
 FITS,BATCHES = setting('FITS', 2000),setting('BATCHES', 200_000)
+RANK_KILLS = setting('RANK_KILLS', 40)
 
 # What is started again and again: an epoch has six batches
 
@@ -50,13 +54,13 @@ def new_learner(bs=32, nh=400, **settings):
     model = nn.Sequential(nn.Linear(64, nh), nn.BatchNorm1d(nh), nn.ReLU(), nn.Dropout(0.3), nn.Linear(nh, 10))
     return Learner(model, optim.AdamW(model.parameters(), lr=0.003), F.cross_entropy, data)
 
-def train(folder, epochs, every):
+def train(folder, epochs, every, more=()):
     "The command: train in `folder`, or go on there; return a text for each thing that must be equal."
     warnings.simplefilter('error') # such as a file that is passed over
     learn = new_learner()
     folder.mkdir(exist_ok=True)
-    cbs = [AvgStatsCallback(accuracy, log=None), Recorder(), ParamScheduler('lr', sched_cos(0.003, 0.0003)), Seed(1),
-           EarlyStopping(patience=2), SaveBest(folder/'best.safetensors'), CSVLogger(folder/'log.csv')]
+    cbs = [*more, AvgStatsCallback(accuracy, log=None), Recorder(), ParamScheduler('lr', sched_cos(0.003, 0.0003)),
+           Seed(1), EarlyStopping(patience=2), SaveBest(folder/'best.safetensors'), CSVLogger(folder/'log.csv')]
     if every: cbs += [Checkpoint(folder/'run', seconds=None, every=every, keep=KEEP, log=None)]
     run = Runner(cbs)
     begun()
@@ -340,9 +344,181 @@ def batches(folder, n=BATCHES):
     # 5 bytes a batch: less than a list needs to point to one more number
     return check_growth('batches', samples, n, dict(memory=5, objects=1))
 
+# Several processes, of which random ones are killed
+
+def train_together(folder, every, more=()):
+    "The command of each process. What only rank 0 keeps isn't compared."
+    warnings.filterwarnings('ignore', module='torch')
+    hashes = train(folder, EPOCHS, every, [Distributed(timeout=60), GradientAccumulation(2), *more])
+    del hashes['best']
+    return hashes
+
+class Together:
+    "Ranks of which one can be killed."
+    def __init__(self, size, *args):
+        self.pipe,Child.into = os.pipe()
+        self.processes = Processes(size, train_together, *args)
+        os.close(Child.into)
+        Child.into,self.size = None,size
+
+    def have_begun(self):
+        "Wait until all ranks know each other."
+        for _ in range(self.size): os.read(self.pipe, 1)
+        return self
+
+    def kill_after(self, seconds, rank):
+        time.sleep(seconds)
+        os.kill(self.processes.pids[rank], signal.SIGKILL)
+        return self
+
+    def end(self, what):
+        "Wait for all; return what all ranks have answered, or None. One that wasn't killed ends because of the other."
+        os.close(self.pipe)
+        status = self.processes.wait(90)
+        if any(status):
+            check(all(code in (0, 1, -signal.SIGKILL) for code in status), f'{what}: ended with {status}')
+            for rank,code in enumerate(status):
+                if code==1: check('another process has ended' in (e := self.processes.error(rank)), f'{what}: {e}')
+            return None
+        first,*others = self.processes.results()
+        for other in others: check(other==first, f'{what}: ranks have different results')
+        return first
+
+def ranks(folder, n=RANK_KILLS, size=2):
+    import_rest()
+    rng = random.Random(SEED)
+    never = Together(size, folder/'never', 0).end('never killed')
+    whole = Together(size, folder/'whole', 1).have_begun()
+    begun_at = time.perf_counter()
+    answer = whole.end('never killed')
+    check(answer is not None and answer==never, 'a Checkpoint changes the run of several ranks')
+    length = time.perf_counter()-begun_at
+    found = Counter(kills=0, of_rank_0=0, progress=0, in_save=0, runs=0, equal=0)
+    over = []
+    while found['kills']<n:
+        own,every = folder/f"{found['runs']}",1+found['runs']%2
+        newest,cut = -1,set()
+        for i in itertools.count():
+            if len(problems)>20 or not check(i<1000, 'killed 1,000 times, a run is still not done'): return dict(found)
+            rank,what = rng.randrange(size),f"run {found['runs']} of {size} ranks, kill {i}"
+            together = Together(size, own, every).have_begun().kill_after(rng.uniform(0, 0.7*length), rank)
+            killed = time.perf_counter()
+            if answer := together.end(what): break # it was done before
+            over.append(time.perf_counter()-killed)
+            (before,old),(newest,cut) = (newest,cut),look(own, newest, what)
+            found.update(kills=1, of_rank_0=rank==0, progress=newest>before, in_save=len(cut-old)>0)
+        found.update(runs=1, equal=finished(own, never, answer, f"run {found['runs']} of {size} ranks, complete"))
+    print(f"{found['kills']} kills in {found['runs']} runs of {length:.2f} s, {found['progress']} after progress, "
+          f"{found['in_save']} inside a save; the other ranks ended within {max(over):.1f} s; "
+          f"{found['equal']} runs are equal")
+    return dict(found) | dict(size=size, others_ended_within=round(max(over), 1))
+
+# torchrun, and what it does if something happens to one of its processes
+
+class Launched:
+    "A torchrun that calls `happens` of this file in each of its processes."
+    def __init__(self, folder, what, restarts=0, size=2):
+        folder.mkdir(exist_ok=True)
+        self.folder,self.start = folder,time.monotonic()
+        launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(size),
+                    '--max-restarts', str(restarts)]
+        self.process = subprocess.Popen([*launcher, __file__, '--launched', what, str(folder)], text=True, cwd=folder,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def end(self, timeout=180):
+        "Wait for it: its status, and the seconds since something has happened. All end in any case."
+        try: self.output = self.process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.output = f'{self.process.communicate()[0]}\ndid not end within {timeout} s'
+        happened = self.folder/'happened'
+        self.seconds = time.time()-happened.stat().st_mtime if happened.exists() else 0.
+        happened.unlink(missing_ok=True)
+        self.cause = self.output.partition('Root Cause')[2] # of several failures, the first
+        return self.process.returncode
+
+    def answers(self):
+        "What all ranks have answered: equal, else None."
+        paths = list(self.folder.glob('answer_*'))
+        texts = [path.read_text() for path in paths]
+        for path in paths: path.unlink()
+        return json.loads(texts[0]) if len(texts)==2 and texts[0]==texts[1] else None
+
+class Happens(Callback):
+    "Something happens to rank 1, in the middle of an epoch."
+    order = MixedPrecision.order # in `after_backward`, before gradients are used
+    def __init__(self, what, folder, at=15): self.what,self.folder,self.at = what,folder,at
+    def after_pred(self):
+        me,attempt = int(os.environ['RANK']),int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+        times = dict(killed=(9, 16, 34), once=(15,)).get(self.what)
+        if not self.in_train or me!=1 or times and attempt>=len(times): return
+        if times: self.at = times[attempt]
+        if self.run.n_iter>self.at and self.what=='stop torchrun': time.sleep(0.05) # until it comes
+        if self.run.n_iter!=self.at: return
+        (self.folder/'happened').touch()
+        if times: os.kill(os.getpid(), signal.SIGKILL)
+        if self.what=='raise': raise ValueError('a bad sample')
+        if self.what=='hang': time.sleep(3600)
+        if self.what in ('nan', 'check'): self.run.pred = self.pred*math.nan
+        if self.what=='stop': os.kill(os.getpid(), signal.SIGTERM)
+        if self.what=='stop torchrun': os.kill(os.getppid(), signal.SIGTERM)
+
+def happens(what, folder):
+    "What each process of torchrun does."
+    warnings.filterwarnings('ignore')
+    own = {'hang': [Distributed(timeout=5)], 'nan': [TerminateOnNaN(every=1)], 'check': [CheckFinite()]}.get(what, [])
+    learn = new_learner()
+    cbs = [AvgStatsCallback(accuracy, log=None), Recorder(), GradientAccumulation(2), *own]
+    cbs.append(Happens(what, folder, at=14 if what=='check' else 15)) # 14: no other rank has its gradients yet
+    if what!='hang': cbs.append(Distributed(timeout=60))
+    if what in ('killed', 'once', 'stop', 'stop torchrun', 'go on'):
+        cbs.append(Checkpoint(folder/'run', seconds=None, every=2, log=None))
+    run = Runner(cbs)
+    run.fit(8, learn)
+    learner = None if what=='nan' else digest(learner_state(learn)) # of NaN, bits may differ
+    answer = dict(learner=learner, losses=run.recorder.losses, history=run.avg_stats.history)
+    (folder/f"answer_{os.environ['RANK']}").write_text(json.dumps(answer))
+    if what=='once': Runner([Happens('raise', folder, at=2), Distributed(timeout=60)]).fit(1, learn)
+
+def happened(folder, what, status, cause=(), answer=None, restarts=0, within=30):
+    "Launch it; check the exit status, the root cause that torchrun shows, and how long it took."
+    run = Launched(folder, what, restarts)
+    text = f'torchrun, {what}'
+    found = run.end()
+    if not check(found==status, f'{text}: ended with {found}'): print(run.output)
+    for part in cause:
+        if not check(part in run.cause, f'{text}: the root cause says nothing of {part!r}'): print(run.output)
+    check(run.seconds<within, f'{text}: over after {run.seconds:.0f} s')
+    if answer is not None: check(run.answers()==answer, f'{text}: not the results of a run to which nothing happened')
+    return run
+
+def launched_runs(folder):
+    never = Launched(folder/'never', 'nothing')
+    check(never.end()==0, f'torchrun: {never.output}')
+    answer,found = never.answers(),{}
+    check(answer is not None, 'torchrun: two ranks, two results')
+    def at(what, *args, **kwargs):
+        run = happened(folder/what, what, *args, **kwargs)
+        found[what] = round(run.seconds, 1)
+        return run
+    at('killed', 0, answer=answer, restarts=3, within=90)
+    at('raise', 1, ['rank      : 1', 'in after_pred', 'ValueError: a bad sample'])
+    at('hang', 1, ['rank      : 0', 'RuntimeError', 'was too slow'], within=35)
+    ended = at('nan', 0).answers()
+    check(ended and len(ended['losses'])==16, f'torchrun, nan: {ended}')
+    at('check', 1, ['rank      : 1', 'FloatingPointError: training batch 2 of epoch 2: the loss is nan'])
+    for what in 'stop','stop torchrun':
+        at(what, 1, [f'exitcode  : {128+signal.SIGTERM}'] if what=='stop' else [])
+        files = list((folder/what/'run').glob('checkpoint_*'))
+        check(len(files)>0 and not any(path.suffix=='.part' for path in files), f'torchrun, {what}: files {files}')
+        go_on = Launched(folder/what, 'go on')
+        check(go_on.end()==0 and go_on.answers()==answer, f'torchrun, {what}, and on: {go_on.output}')
+    return dict(seconds_until_over=found)
+
 # All of it
 
-PARTS = dict(kills=kills, commands=commands, moments=moments, fits=fits, batches=batches)
+PARTS = dict(kills=kills, commands=commands, moments=moments, fits=fits, batches=batches, ranks=ranks,
+             launched=launched_runs)
 
 def file_system(folder):
     "The type of the file system that a folder is on."
@@ -355,22 +531,31 @@ def main():
     parser.add_argument('parts', nargs='*', help=f'some of: {", ".join(PARTS)}')
     parser.add_argument('--out', type=Path)
     parser.add_argument('--train', nargs=4, help=argparse.SUPPRESS) # see `train_anew`
+    parser.add_argument('--launched', nargs=2, help=argparse.SUPPRESS) # see `Launched`
     args = parser.parse_args()
+    if args.launched: return happens(args.launched[0], Path(args.launched[1]))
     if args.train:
         into,folder,epochs,every = args.train
         Child.answer(int(into), train, (Path(folder), int(epochs), int(every)))
     if not sys.platform.startswith('linux'): sys.exit('make soak needs Linux')
     with tempfile.TemporaryDirectory() as folder:
-        found = dict(file_system=file_system(Path(folder)), python=platform.python_version(),
-                     torch=torch.__version__, seed=SEED)
-        print(', '.join(f'{k} {v}' for k,v in found.items()), flush=True)
+        about = dict(file_system=file_system(Path(folder)), python=platform.python_version(), torch=torch.__version__,
+                     seed=SEED)
+        print(', '.join(f'{k} {v}' for k,v in about.items()), flush=True)
+        found = {}
         for name in args.parts or PARTS: # an unknown one is a KeyError
             start,own = time.monotonic(),Path(folder)/name
             own.mkdir()
-            found[name] = PARTS[name](own)
+            before = len(problems)
+            found[name] = PARTS[name](own) | dict(failed=len(problems)-before)
             found[name]['seconds'] = round(time.monotonic()-start)
             print(f'{name}: {time.monotonic()-start:.0f} s', flush=True)
-    if args.out: args.out.write_text(json.dumps(found | dict(failed=len(problems)), indent=1) + '\n')
+    if args.out: # figures of parts that weren't run stay as they are
+        kept = json.loads(args.out.read_text()) if args.out.exists() else {}
+        if set(found)>=set(PARTS): kept = {}
+        kept = (kept or about) | found
+        kept['failed'] = sum(part.get('failed', 0) for part in kept.values() if isinstance(part, dict))
+        args.out.write_text(json.dumps(kept, indent=1) + '\n')
     print('FAILED' if problems else 'passed')
     sys.exit(1 if problems else 0)
 

@@ -1,5 +1,5 @@
 "A run that's killed and started again ends as one that was never stopped: a small part of `make soak`."
-import sys
+import json, sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,22 @@ def test_killed_at_each_point_of_a_save(tmp_path):
     assert found['equal']==sum(found['points'].values())
     for name in 'open','write','fsync','replace','unlink':
         assert {f'before {name}', f'after {name}'}<=set(found['points'])
+
+def test_ranks_killed_at_random_times(tmp_path):
+    found = soak.ranks(tmp_path, 1)
+    assert found['kills']>=1 and found['equal']==found['runs']==1 and found['others_ended_within']<30
+
+def test_only_new_figures_replace_old_ones(tmp_path, monkeypatch):
+    out = tmp_path/'soak.json'
+    def run(*parts):
+        monkeypatch.setattr(sys, 'argv', ['soak.py', *parts, '--out', str(out)])
+        with pytest.raises(SystemExit, match='^0$'): soak.main()
+        return {k: v for k,v in json.loads(out.read_text()).items() if k in 'abc'}
+    monkeypatch.setattr(soak, 'PARTS', {name: lambda folder, name=name: {'found': name} for name in 'ab'})
+    assert list(run())==['a', 'b']
+    monkeypatch.setitem(soak.PARTS, 'a', lambda folder: {'found': 'new'})
+    found = run('a')
+    assert found['a']['found']=='new' and found['b']['found']=='b'
 
 def test_benchmark_of_checkpoint_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent/'bench'))

@@ -1,0 +1,564 @@
+"""What `Distributed` promises. Processes are forks, which start fast: each start does many checks."""
+import csv, json, math, os, re, signal, time, warnings
+
+import pytest
+
+if not hasattr(os, 'fork'): pytest.skip('needs forks: Linux or macOS', allow_module_level=True)
+os.environ['OMP_NUM_THREADS'] = '1'
+import torch
+torch.set_num_threads(1) # a process with several threads can't be forked
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+from torch.utils import data as torch_data
+
+from lesson9.all import *
+from lesson9.minibatch import SGD
+from lesson9.ranks import launched
+from lesson9.restore import learner_state
+from lesson9.shard import whole
+from lesson9.weights import read_model
+from processes import Processes
+import soak
+
+rng = torch.Generator().manual_seed(0)
+X = torch.randn(73, 12, generator=rng, dtype=torch.float64)
+Y = (X[:,:5] + 0.3*torch.randn(73, 5, generator=rng)).argmax(1)
+
+@pytest.fixture(scope='module', autouse=True)
+def imported():
+    "What is imported at the first use, before there are forks."
+    import torch.distributed.fsdp, torch.distributed.tensor, torcheval.metrics, torchmetrics.classification # noqa: F401
+    learn = new_learner()
+    Runner().fit(1, learn)
+    yield
+
+# What is trained, alone or in each process
+
+def new_loaders(n=73, bs=16, kind='ours', n_valid=33, dtype=torch.float64):
+    "Of `n` samples: 73 leave 9 for the last batch, 65 leave 1. The last batch of the validation has 1, too."
+    train_ds,valid_ds = Dataset(X[:n].to(dtype), Y[:n]),Dataset(X[:n_valid].to(dtype), Y[:n_valid])
+    if kind=='ours': return get_dls(train_ds, valid_ds, bs)
+    train_dl = torch_data.DataLoader(train_ds, bs, shuffle=True)
+    valid_dl = torch_data.DataLoader(valid_ds, 2*bs)
+    if kind=='rank': return RankLoader(train_dl),RankLoader(valid_dl)
+    return train_dl,valid_dl
+
+def new_learner(loaders=None, dropout=0., opt='sgd', dtype=torch.float64, **kwargs):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 21), nn.Tanh(), nn.Dropout(dropout), nn.Linear(21, 5)).to(dtype)
+    opts = dict(sgd=lambda p: SGD(p, lr=0.3, momentum=0.9), adam=lambda p: optim.AdamW(p, lr=0.01))
+    train_dl,valid_dl = loaders or new_loaders(dtype=dtype, **kwargs)
+    return Learner(model, opts[opt](param_groups(model)), F.cross_entropy, DataBunch(train_dl, valid_dl, 5))
+
+class Counts(Callback):
+    "How many samples each pass had: integers."
+    order = AvgStatsCallback.order - 1
+    saved = 'n',
+    def __init__(self): self.n = []
+    def after_epoch(self): self.n.append((self.run.avg_stats.train_stats.count, self.run.avg_stats.valid_stats.count))
+
+def several(): return [Distributed(timeout=30)] if launched() else []
+def grouped(n): return [GradientAccumulation(n)] if n else []
+def usual(): return [AvgStatsCallback(accuracy, log=None), Recorder(), Counts()]
+
+def result(run, learn):
+    "All that has to be equal, as plain values and tensors."
+    weights = [p.detach().clone() for p in learn.model.parameters()]
+    return dict(weights=weights, history=run.avg_stats.history, losses=run.recorder.losses,
+                rates=run.recorder.params['lr'], n=run.counts.n, n_iter=run.n_iter)
+
+def fitted(cbs=(), epochs=2, learn=None, **kwargs):
+    learn = learn or new_learner(**kwargs)
+    run = Runner([*usual(), *cbs, *several()])
+    run.fit(epochs, learn)
+    return result(run, learn)
+
+# Comparing
+
+def distance(a, b):
+    "The largest difference between numbers at the same places of two nestings; infinite if anything else differs."
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if (a.shape, a.dtype)!=(b.shape, b.dtype): return math.inf
+        return (a.double()-b.double()).abs().max().item() if a.numel() else 0.
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys()==b.keys():
+        return max([0, *(distance(a[k], b[k]) for k in a)])
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a)==len(b):
+        return max([0, *map(distance, a, b)])
+    if isinstance(a, float) and isinstance(b, float): return 0. if a==b or a!=a and b!=b else abs(a-b)
+    return 0. if type(a) is type(b) and not isinstance(a, (dict, list, tuple)) and a==b else math.inf
+
+def alike(results):
+    "Check that all ranks have the same, bit for bit; return it."
+    for other in results[1:]: assert distance(results[0], other)==0
+    return results[0]
+
+# Equal to one process
+
+CASES = [dict(n=n, accumulate=a, kind=k) for n in (73, 65) for a in (0, 3) for k in ('ours', 'torch', 'rank')]
+FEWER = CASES[0],CASES[5],CASES[8],CASES[9] # each value of each setting at least once
+
+def measured(n, accumulate, kind):
+    "A fit with metrics of two libraries, whose numbers aren't means over batches; then a validation and predictions."
+    from torcheval.metrics import MulticlassF1Score
+    from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
+    learn = new_learner(n=n, kind=kind)
+    metrics = Metrics(f1=MulticlassF1Score(num_classes=5, average='macro'), auroc=MulticlassAUROC(5),
+                      counts=MulticlassConfusionMatrix(5))
+    warnings.filterwarnings('ignore', 'Some classes do not exist')
+    warnings.filterwarnings('ignore', 'No (positive|negative) samples')
+    cbs = [*usual(), metrics, *grouped(accumulate), *several()]
+    run = Runner(cbs)
+    run.fit(2, learn)
+    found = result(run, learn) | dict(metrics=metrics.history, valid=run.validate(learn, metrics=accuracy))
+    return found,run.get_preds(learn),run.get_preds(learn, with_loss=True, with_inputs=True)
+
+def all_measured(cases):
+    found = [measured(**case) for case in cases]
+    if not launched(): return found
+    run = Runner(Distributed(all_preds=True))
+    return found,run.get_preds(learn := new_learner()),run.get_preds(learn, learn.data.train_dl)[1]
+
+@pytest.mark.parametrize(('size', 'cases'), [(2, CASES), (4, FEWER)])
+def test_equals_one_process(size, cases):
+    alone = all_measured(cases)
+    ranks = Processes(size, all_measured, cases).results()
+    for i,case in enumerate(cases):
+        (found,preds,more),*others = [found[i] for found,*_ in ranks]
+        assert distance(found, alone[i][0])<1e-12, case # float64, and counts that are equal
+        assert distance(preds, alone[i][1])<1e-12, case
+        assert distance(more, alone[i][2])<1e-12, case
+        for theirs,nothing,nothing_more in others:
+            assert distance(theirs, found)==0, case
+            assert nothing==(None, None) and nothing_more==(None,)*4, case
+    expected = Runner().get_preds(learn := new_learner())
+    for _,preds,targets in ranks:
+        assert distance(preds, expected)<1e-12 # with `all_preds`, on all
+        assert sorted(targets.tolist())==sorted(Y.tolist()) and not torch.equal(targets, Y) # as they were shuffled
+    assert torch.equal(learn.data.valid_ds.y, expected[1])
+
+def even(dtype, bs=16, accumulate=0):
+    return fitted(grouped(accumulate), epochs=3, n=64, bs=bs, dtype=dtype, opt='adam')
+
+def test_even_batches_bit_for_bit():
+    "The parts of a batch, one after the other in one process, give the same gradients to the last bit."
+    types = torch.float32,torch.float64
+    ranks = Processes(2, lambda: [even(dtype) for dtype in types]).results()
+    for i,dtype in enumerate(types):
+        parts,found = even(dtype, bs=8, accumulate=2),alike([r[i] for r in ranks])
+        assert distance(found['weights'], parts['weights'])==0
+        assert found['n']==parts['n'] # the averages are added up in another order
+
+# Callbacks
+class Kept(Callback):
+    "Keep what is computed from a batch, by rank."
+    def __init__(self): self.masks,self.norms = [],[]
+    order = GradientClip.order + 1
+    def after_backward(self):
+        self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+
+def clipped():
+    "The norm of all gradients, and not of a rank's."
+    kept = Kept()
+    return fitted([GradientClip(norm=0.05), kept]),kept.norms
+
+def grouped_and_clipped():
+    kept = Kept()
+    return fitted([GradientAccumulation(3), GradientClip(norm=0.05), kept]),kept.norms
+
+def stopped():
+    learn = new_learner()
+    stop  = EarlyStopping('valid_loss', patience=1, min_delta=0.2)
+    found = fitted([stop], 9, learn)
+    assert 1<found['n_iter']<45
+    return found,stop.best,stop.best_epoch
+
+def averaged_weights():
+    learn,ema = new_learner(),EMACallback(0.9)
+    return fitted([ema], 2, learn),ema.averages,ema.n_averaged,Runner([ema, *several()]).validate(learn)
+
+def scheduled():
+    learn = new_learner(opt='adam')
+    sched = SchedulerCallback(optim.lr_scheduler.OneCycleLR(learn.opt, 0.05, total_steps=10), every='step')
+    return fitted([sched], 2, learn)
+
+def follows_a_metric():
+    learn = new_learner(opt='adam')
+    plateau = optim.lr_scheduler.ReduceLROnPlateau(learn.opt, patience=0, threshold=0.5)
+    return fitted([SchedulerCallback(plateau, metric='valid_loss')], 3, learn)
+
+def cosine(): return fitted([ParamScheduler('lr', sched_cos(0.3, 0.01)), GradientClip(value=0.01)])
+
+def searched():
+    learn = new_learner(n=73)
+    before = [p.clone() for p in learn.model.parameters()]
+    found = lr_find(learn, several(), n=40)
+    assert distance(before, list(map(Tensor.detach, learn.model.parameters())))==0
+    return found.lrs,found.losses
+
+def compiled(): return fitted([Compile(backend='eager')], 1)
+def on_device(): return fitted([DeviceCallback('cpu')])
+def seeded():
+    learn = new_learner()
+    torch.manual_seed(7) # the fit begins alike whatever was drawn before
+    return fitted([Seed(3)], 2, learn)
+
+def frozen():
+    learn = new_learner()
+    freeze(learn, 1)
+    first = fitted(learn=learn)
+    freeze(learn, 0)
+    return first,fitted([GradientAccumulation(2)], learn=learn)
+
+def unfrozen_in_a_fit():
+    class Unfreeze(Callback):
+        def begin_epoch(self): freeze(self.learn, int(self.epoch==0))
+    return fitted([Unfreeze()])
+
+def other_on_rank_1():
+    "Numbers that only one rank has drawn, or other weights than rank 0's, change nothing."
+    other,learn = os.environ.get('RANK')=='1',new_learner()
+    if other: torch.rand(7)
+    found,learn = fitted(learn=learn),new_learner()
+    if other:
+        with torch.no_grad(): learn.model[0].weight.add_(1)
+    return found,Runner(several()).validate(learn)
+
+def steps_loader():
+    train_dl,valid_dl = new_loaders()
+    return fitted(epochs=3, learn=new_learner((StepsLoader(train_dl, 7), StepsLoader(valid_dl, 1, restart=True))))
+
+def steps_of_rank_loader():
+    train_dl,valid_dl = new_loaders(kind='rank')
+    return fitted([GradientAccumulation(3)], epochs=3, learn=new_learner((StepsLoader(train_dl, 7), valid_dl)))
+
+def prefetched():
+    train_dl,valid_dl = new_loaders(n=65, kind='rank')
+    return fitted(learn=new_learner((Prefetch(train_dl, 'cpu'), Prefetch(valid_dl, 'cpu'))))
+
+def on_device_loader():
+    train_dl,valid_dl = (DeviceLoader(dl.ds, 16, shuffle, 'cpu') for dl,shuffle in zip(new_loaders(), (True, False)))
+    return fitted(learn=new_learner((train_dl, valid_dl)))
+
+def one_cycle():
+    learn = new_learner(opt='adam')
+    run = fit_one_cycle(2, learn, 0.02, accuracy, [*several(), *usual()[1:2]], progress=False)
+    return run.avg_stats.history,run.recorder.losses,learner_state(learn)['opt']['param_groups'][0]['lr']
+
+def no_validation():
+    learn = new_learner()
+    learn.data.valid_dl = None
+    return fitted(learn=learn)
+
+def nan_in_the_last_part():
+    "In one batch, only the last rank's outputs aren't finite."
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        found = fitted([TerminateOnNaN(every=1), Broken(batch=6)], 3, n=64)
+    return found['n'],len(found['losses']),[str(w.message) for w in seen if 'loss' in str(w.message)]
+
+class Broken(Callback):
+    "In a batch, the last rank's part of the data is broken."
+    def __init__(self, batch): self.batch = batch
+    def after_pred(self):
+        last = int(os.environ.get('RANK', 0))==int(os.environ.get('WORLD_SIZE', 1))-1
+        if last and self.in_train and self.n_iter==self.batch: self.run.pred = self.pred*math.nan
+
+ALIKE = [clipped, grouped_and_clipped, stopped, averaged_weights, scheduled, follows_a_metric, cosine, searched,
+         compiled, on_device, seeded, frozen, unfrozen_in_a_fit, other_on_rank_1, steps_loader, steps_of_rank_loader,
+         prefetched, on_device_loader, one_cycle, no_validation, nan_in_the_last_part]
+
+def all_alike(): return [f() for f in ALIKE]
+
+def test_callbacks_and_loaders():
+    "What other callbacks and loaders do is the same as in one process, and the same on all ranks."
+    alone = all_alike()
+    for f,expected,*found in zip(ALIKE, alone, *Processes(2, all_alike).results(), strict=True):
+        assert distance(alike(found), expected)<(1e-10 if f in (searched,) else 1e-12), f.__name__
+
+def half_precision():
+    "In bfloat16, sums of other parts are rounded otherwise: equal on all ranks, and near to one process."
+    return fitted([MixedPrecision(torch.bfloat16)], dtype=torch.float32)
+
+def layer_statistics():
+    "Each rank looks at the outputs of its own part."
+    stats = ActivationStats()
+    fitted([stats], 1, n=64)
+    return stats.means
+
+def masked():
+    learn,masks = new_learner(dropout=0.5, n=64),[]
+    learn.model[2].register_forward_hook(lambda m, x, y: masks.append(y[0]!=0) if m.training else None)
+    found = fitted(learn=learn)
+    return found,torch.stack(masks),torch.rand(3)
+
+def one_by_one(): return half_precision(),layer_statistics(),masked()
+
+def test_what_ranks_have_of_their_own():
+    alone = one_by_one()
+    one,two = Processes(2, one_by_one).results()
+    assert distance(one[0], two[0])==0<distance(one[0], alone[0])<0.05
+    assert torch.allclose(torch.stack([(a+b)/2 for a,b in zip(one[1][0], two[1][0])]), alone[1][0], atol=1e-6)
+    assert not torch.equal(one[1][0], two[1][0])
+    (fit,masks,after),(other,others,after_other) = one[2],two[2]
+    assert distance(fit, other)==0 and torch.equal(after, after_other) # the same numbers between batches
+    assert len({tuple(mask.tolist()) for mask in (*masks, *others)})==len(masks)+len(others)==16 # all differ
+
+# What is printed and written
+
+def logged(folder):
+    "Everything that prints or writes."
+    folder = folder/('several' if launched() else 'alone')
+    folder.mkdir(exist_ok=True)
+    cbs = [AvgStatsCallback(accuracy), Recorder(), EarlyStopping(patience=9), SaveBest(folder/'best.safetensors'),
+           CSVLogger(folder/'log.csv'), TensorBoardLogger(folder/'board'),
+           Checkpoint(folder/'run', seconds=None, every=2), *several()]
+    Runner(cbs).fit(2, new_learner())
+    Runner(cbs).fit(3, new_learner())
+    Runner([ProgressCallback(accuracy), *several()]).fit(2, new_learner())
+    return cbs[0].history,cbs[1].losses,cbs[2].best,cbs[2].best_epoch
+
+def contents(folder):
+    from tensorboard.backend.event_processing import event_accumulator
+    board = event_accumulator.EventAccumulator(str(folder/'board')).Reload()
+    scalars = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()['scalars']}
+    rows = [{k: float(v) for k,v in row.items()} for row in csv.DictReader(open(folder/'log.csv', newline=''))]
+    about,weights = read_model(folder/'best.safetensors')
+    files = sorted(re.sub(r'tfevents.*', 'tfevents', str(path.relative_to(folder))) for path in folder.rglob('*.*'))
+    return scalars,rows,about['epoch'],about['value'],dict(weights),files
+
+def test_only_rank_0_prints_and_writes(tmp_path, capfd):
+    alone = logged(tmp_path)
+    printed = capfd.readouterr().out
+    processes = Processes(2, logged, tmp_path)
+    assert distance(alike(processes.results()), alone)<1e-12
+    expected,found = contents(tmp_path/'alone'),contents(tmp_path/'several')
+    assert len(expected[0]['batch/loss'])==25 and distance(found, expected)<1e-6 # TensorBoard's are in float32
+    assert distance(found[1:], expected[1:])<1e-12
+    def numberless(text): return re.sub(r'\d+\.\d\d\b', 'seconds', text)
+    assert numberless(processes.output(0))==numberless(printed)!=''
+    assert processes.output(1)==''
+
+# Checkpoints
+
+class Stop(Callback):
+    "End the fit with an error as a moment comes: `(event, epoch, batch, whether in training)`."
+    order = Checkpoint.order + 1
+    def __init__(self, moment): self.moment = moment
+    def passed(self, event):
+        if (event, self.run.epoch, self.run.iter, self.run.in_train)==self.moment: raise Stopped
+    def begin_batch(self): self.passed('begin_batch')
+    def after_batch(self): self.passed('after_batch')
+    def after_epoch(self): self.passed('after_epoch')
+
+class Stopped(Exception): pass
+
+def resumed(folder, moment=None, accumulate=0, dropout=0.3, every=1, shard=False, ema=True, progress=False):
+    "A fit that goes on from its checkpoint; up to a moment, at which it returns None."
+    from torcheval.metrics import MulticlassF1Score
+    from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
+    warnings.filterwarnings('ignore', '.*(made with other settings|Some classes|samples in targets).*')
+    learn = new_learner(dropout=dropout, opt='adam')
+    metrics = Metrics(f1=MulticlassF1Score(num_classes=5, average='macro'), auroc=MulticlassAUROC(5),
+                      counts=MulticlassConfusionMatrix(5))
+    average = ProgressCallback(accuracy) if progress else AvgStatsCallback(accuracy, log=None)
+    cbs = [average, Recorder(), metrics, *grouped(accumulate), Stop(moment), *([EMACallback(0.9)] if ema else []),
+           Distributed(timeout=30, shard=shard)]
+    if folder: cbs.append(Checkpoint(folder, seconds=None, every=every, log=None))
+    run = Runner(cbs)
+    try: run.fit(3, learn)
+    except Stopped: return None
+    state = whole(learner_state(learn))
+    history = [{k: v for k,v in row.items() if k!='seconds'} for row in average.history]
+    return dict(weights=state['tensors'], opt=state['opt']['state'], losses=run.recorder.losses, history=history,
+                metrics=metrics.history, random=torch.rand(2))
+
+MOMENTS = [('after_batch', 0, 0, True), ('begin_batch', 0, 2, True), ('after_batch', 1, 3, True),
+           ('after_batch', 1, 4, True), ('begin_batch', 1, 0, False), ('after_batch', 1, 1, False),
+           ('after_epoch', 1, 1, False), ('begin_batch', 2, 0, True)]
+GROUPS = 0,3 # batches for a step
+STOPS  = {0: MOMENTS[::2], 3: [MOMENTS[i] for i in (1, 2, 5, 7)]} # of the last, two are inside of a group
+
+def stopped_and_resumed(folder):
+    "For each moment: a run that stops there and goes on. The first of a group never stopped, nor had a checkpoint."
+    found = []
+    for a in GROUPS:
+        found.append([resumed(None, accumulate=a)])
+        for i,moment in enumerate(STOPS[a]):
+            assert resumed(folder/f'{a} {i}', moment, a, every=1+i%3) is None
+            found[-1].append(resumed(folder/f'{a} {i}', None, a, every=1+i%3))
+    return found
+
+def test_stopped_and_resumed_bit_for_bit(tmp_path):
+    ranks = Processes(2, stopped_and_resumed, tmp_path).results()
+    for i,accumulate in enumerate(GROUPS):
+        never,*runs = alike([found[i] for found in ranks])
+        for moment,run in zip(STOPS[accumulate], runs, strict=True):
+            assert distance(run, never)==0, (accumulate, moment)
+
+CHAINS = (2, 4, 1),(4, 1, 2)
+
+def links(folder, link, size):
+    "Part number `link` of each run whose chain has `size` ranks there."
+    stops = ('after_batch', 0, 3, True),('after_batch', 1, 1, True),None
+    return {(chain, a): resumed(folder/f'{chain} {a}', stops[link], a, dropout=0., progress=chain[0]==4)
+            for chain in CHAINS for a in GROUPS if chain[link]==size}
+
+def test_another_number_of_ranks(tmp_path):
+    "A run goes on with more or fewer ranks, also inside of a group and of an epoch."
+    expected,done = {a: resumed(None, None, a, dropout=0.) for a in GROUPS},{}
+    for link in range(3):
+        for size in 1,2,4:
+            if size==1: found = links(tmp_path, link, 1)
+            else: found = alike(Processes(size, links, tmp_path, link, size).results())
+            if link==2: done |= found
+    assert len(done)==len(CHAINS)*len(GROUPS)
+    for (chain,a),found in done.items(): assert distance(found, expected[a])<1e-12, (chain, a)
+
+def after_killed(folder, kill):
+    "Rank 1 is killed in a batch; started again, all go on."
+    if kill:
+        class Kill(Callback):
+            order = Checkpoint.order + 1
+            def after_loss(self):
+                if self.run.n_iter==7 and os.environ['RANK']=='1': os.kill(os.getpid(), signal.SIGKILL)
+        return fitted([Kill(), Checkpoint(folder, seconds=None, every=2, log=None)], dropout=0.3)
+    again = [] if folder is None else [Checkpoint(folder, seconds=None, every=2, log=None)]
+    return fitted(again, dropout=0.3)
+
+def test_killed(tmp_path):
+    never = alike(Processes(2, after_killed, None, False).results())
+    killed = Processes(2, after_killed, tmp_path, True)
+    assert killed.wait()==[1, -signal.SIGKILL]
+    assert 'another process has ended' in killed.error(0)
+    assert len(list(tmp_path.glob('checkpoint_*.safetensors')))==2
+    assert distance(alike(Processes(2, after_killed, tmp_path, False).results()), never)==0
+
+# Ranks that go different ways
+
+class Alone(Callback):
+    "Do something on one rank only, at an event of batch 1 in training or in validation."
+    def __init__(self, event, act, in_train=True, rank=1, order=0, batch=1):
+        def go():
+            here = self.run.iter,self.run.in_train,int(os.environ['RANK'])
+            if here==(batch, in_train, rank): return act()
+        self.order = order
+        setattr(self, event, go)
+
+def cancel(error):
+    def act(): raise error
+    return act
+def answer_true(): return True
+
+SKIPPED,WAYS = r'batch 1 was skipped on rank 1 and not on the others',r'the processes went different ways: rank 0 at'
+ALONE = [('begin_batch',  cancel(CancelBatchException), True,  f'{SKIPPED}|{WAYS}'),
+         ('begin_batch',  answer_true,                  True,  f'{SKIPPED}|{WAYS}'),
+         ('after_pred',   cancel(CancelBatchException), True,  SKIPPED),
+         ('after_loss',   cancel(CancelBatchException), True,  SKIPPED),
+         ('after_backward', cancel(CancelBatchException), True, 'have different weights'),
+         ('after_backward', answer_true,                True,  'have different weights'),
+         ('begin_batch',  cancel(CancelTrainException), True,  f'{SKIPPED}|{WAYS}'),
+         ('after_pred',   cancel(CancelTrainException), True,  SKIPPED),
+         ('after_batch',  cancel(CancelTrainException), True,  WAYS),
+         ('after_batch',  cancel(CancelEpochException), True,  WAYS),
+         ('begin_batch',  cancel(CancelBatchException), False, SKIPPED),
+         ('begin_batch',  answer_true,                  False, SKIPPED),
+         ('after_pred',   cancel(CancelBatchException), False, SKIPPED),
+         ('after_batch',  cancel(CancelTrainException), False, WAYS),
+         ('after_batch',  cancel(CancelEpochException), False, WAYS)]
+
+def error_of(f):
+    start = time.monotonic()
+    try: f()
+    except Exception as e: return f'{type(e).__name__}: {e}',time.monotonic()-start
+    return 'no error',0.
+
+def alone_at(event, act, in_train, norm):
+    learn = new_learner(n_valid=65)
+    if norm: learn.model[2] = nn.BatchNorm1d(21).double() # DDP sends its buffers in each forward
+    Runner([*usual(), Alone(event, act, in_train), *several()]).fit(2, learn)
+
+def other_data():
+    "Each rank draws its own training set."
+    torch.manual_seed(int(os.environ['RANK']))
+    train_ds,_ = torch_data.random_split(Dataset(X, Y), [60, 13])
+    fitted(learn=new_learner((torch_data.DataLoader(train_ds, 16), new_loaders()[1])))
+
+def all_alone():
+    found = [error_of(lambda: alone_at(*args, norm)) for *args,_ in ALONE for norm in (False, True)]
+    return found + [error_of(other_data)]
+
+def test_a_rank_that_goes_its_own_way():
+    "All ranks raise an error that says what happened, at once."
+    ranks = Processes(2, all_alone).results()
+    expected = [(e, act.__qualname__, in_train, text) for e,act,in_train,text in ALONE for _ in range(2)]
+    expected.append(('other data', '', True, 'the processes have different batches'))
+    for what,*found in zip(expected, *ranks, strict=True):
+        for text,seconds in found:
+            assert text.startswith('RuntimeError: ') and re.search(what[-1], text), (what, text)
+            assert seconds<15, (what, seconds) # not the timeout, which is 30 s
+
+def fails_alone(act, timeout):
+    Runner([*usual(), Alone('after_pred', act), Distributed(timeout=timeout)]).fit(2, new_learner())
+
+def test_an_error_on_one_rank():
+    processes = Processes(2, fails_alone, cancel(ValueError('a bad sample')), 60)
+    assert processes.wait(30)==[1, 1]
+    assert 'ValueError: a bad sample' in processes.error(1) and 'in Alone.go' in processes.error(1)
+    assert 'another process has ended' in processes.error(0)
+
+def test_one_rank_hangs():
+    processes,end = Processes(2, fails_alone, lambda: time.sleep(600), 2),time.monotonic()+60
+    while not processes.error(0) and time.monotonic()<end: time.sleep(0.1)
+    os.kill(processes.pids[1], signal.SIGKILL)
+    assert processes.wait()==[1, -signal.SIGKILL]
+    assert 'Timed out' in processes.error(0) and 'too slow' in processes.error(0)
+
+def checked(accumulate): fitted([CheckFinite(), Broken(batch=5), *grouped(accumulate)], 3, n=64)
+
+def test_check_finite():
+    "Gradients are added up: all see that they aren't finite, or the one that does ends, and the others hear of it."
+    for accumulate in 0,3:
+        processes = Processes(2, checked, accumulate)
+        assert processes.wait()==[1, 1]
+        assert 'FloatingPointError: training batch 1 of epoch 1: the loss is nan' in processes.error(1)
+        assert ('another process has ended' if accumulate else 'FloatingPointError: training batch 1 of epoch 1') \
+            in processes.error(0)
+
+# Sharded models
+
+def sharded(folder, shard, moment=None, accumulate=0):
+    return resumed(folder, moment, accumulate, dropout=0., shard=shard, ema=False)
+
+SHARDED = [(True, True), (True, False), (False, True)] # before the stop, and after it
+
+def all_sharded(folder):
+    found = []
+    for a in GROUPS:
+        found.append([sharded(None, True, None, a)])
+        for i,(before,after) in enumerate(SHARDED if a else SHARDED[:0]):
+            assert sharded(folder/f'{a} {i}', before, MOMENTS[2], a) is None
+            found[-1].append(sharded(folder/f'{a} {i}', after, None, a))
+    assert sharded(folder/'for one', True, MOMENTS[2]) is None
+    return found,sharded(folder/'of one', True)
+
+def test_sharded(tmp_path):
+    "A sharded model trains like a whole one, and their checkpoints are alike."
+    assert sharded(tmp_path/'of one', False, MOMENTS[2]) is None
+    expected = [sharded(None, False, None, a) for a in GROUPS]
+    runs,of_one = alike(Processes(2, all_sharded, tmp_path).results())
+    for a,whole_run,found in zip(GROUPS, expected, runs, strict=True):
+        for i,run in enumerate(found): assert distance(run, whole_run)<1e-12, (a, i)
+    assert distance(of_one, expected[0])<1e-12
+    assert distance(sharded(tmp_path/'for one', False), expected[0])<1e-12
+
+# torchrun
+
+def test_torchrun(tmp_path):
+    "It starts all again after a kill, which changes nothing; and it shows the traceback of the rank that fails."
+    Processes(2, soak.happens, 'nothing', tmp_path).results()
+    never = [json.loads((tmp_path/f'answer_{rank}').read_text()) for rank in (0, 1)]
+    run = soak.Launched(tmp_path/'run', 'once', restarts=1)
+    assert run.end()==1, run.output
+    assert run.answers()==never[0]==never[1], run.output
+    for part in 'rank      : 1', 'in after_pred', 'ValueError: a bad sample': assert part in run.cause, run.output
+    assert run.seconds<30
