@@ -117,13 +117,14 @@ def all_reduce(nbytes):
     return each(lambda: dist.all_reduce(t), 20 if nbytes<2**20 else 3)
 
 def meetings():
-    "The two that `Distributed` makes in a step."
+    "The three that `Distributed` makes in a step."
     ranks = Ranks()
     number = torch.zeros((), dtype=torch.float64)
-    def both():
+    def meet():
+        ranks.meet('begin_batch')
         ranks.meet('after_loss', False)
         ranks.sum(number)
-    return each(both, 20)
+    return each(meet, 20)
 
 def serve(ends):
     "What a process does: call a function of this file whenever it's asked to."

@@ -167,6 +167,7 @@ class Distributed(SharedRun):
         self.random.leave()
         self.ddp = None
         super().after_fit()
+        if self.ranks and self.run.epochs and not self.run.error: self.copy_buffers()
 
     def state_dict(self): return self.random.state_dict() | {'size': self.size}
     def load_state_dict(self, state):
