@@ -531,6 +531,12 @@ def sharded(folder, shard, moment=None, accumulate=0):
 
 SHARDED = [(True, True), (True, False), (False, True)] # before the stop, and after it
 
+def whole_then_sharded():
+    "What the optimiser has kept goes on, too."
+    learn = new_learner(opt='adam')
+    for shard in False,True: Runner([Distributed(timeout=30, shard=shard)]).fit(1, learn)
+    return [p.detach() for p in whole(list(learn.model.parameters()))]
+
 def all_sharded(folder):
     found = []
     for a in GROUPS:
@@ -539,16 +545,16 @@ def all_sharded(folder):
             assert sharded(folder/f'{a} {i}', before, MOMENTS[2], a) is None
             found[-1].append(sharded(folder/f'{a} {i}', after, None, a))
     assert sharded(folder/'for one', True, MOMENTS[2]) is None
-    return found,sharded(folder/'of one', True)
+    return found,sharded(folder/'of one', True),whole_then_sharded()
 
 def test_sharded(tmp_path):
     "A sharded model trains like a whole one, and their checkpoints are alike."
     assert sharded(tmp_path/'of one', False, MOMENTS[2]) is None
     expected = [sharded(None, False, None, a) for a in GROUPS]
-    runs,of_one = alike(Processes(2, all_sharded, tmp_path).results())
+    runs,of_one,later = alike(Processes(2, all_sharded, tmp_path).results())
     for a,whole_run,found in zip(GROUPS, expected, runs, strict=True):
         for i,run in enumerate(found): assert distance(run, whole_run)<1e-12, (a, i)
-    assert distance(of_one, expected[0])<1e-12
+    assert distance(of_one, expected[0])<1e-12 and distance(later, whole_then_sharded())<1e-12
     assert distance(sharded(tmp_path/'for one', False), expected[0])<1e-12
 
 # torchrun
