@@ -153,7 +153,7 @@ def test_pairs(pairs):
     assert set(not_fine)==REFUSED, not_fine
     assert all('cannot be used with' in said or 'both measure' in said for said in not_fine.values())
 
-REFUSED_SHARDED = {'CudaGraph', 'SaveBest', 'EMACallback', 'CheckFinite', 'LRFinder', 'Compile'}
+REFUSED_SHARDED = {'CudaGraph', 'EMACallback', 'CheckFinite', 'LRFinder', 'Compile'}
 
 def test_in_two_processes(pairs):
     for found,refused in zip(pairs.in_processes(), ({'CudaGraph'}, REFUSED_SHARDED)):
