@@ -449,7 +449,7 @@ class Happens(Callback):
     order = MixedPrecision.order # in `after_backward`, before gradients are used
     def __init__(self, what, folder, at=15): self.what,self.folder,self.at = what,folder,at
     def after_pred(self):
-        me,attempt = int(os.environ['RANK']),int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+        me,attempt = int(os.environ['RANK']),int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
         times = dict(killed=(9, 16, 34), once=(15,)).get(self.what)
         if not self.in_train or me!=1 or times and attempt>=len(times): return
         if times: self.at = times[attempt]

@@ -260,7 +260,7 @@ class Broken(Callback):
     "In a batch, the last rank's part of the data is broken."
     def __init__(self, batch): self.batch = batch
     def after_pred(self):
-        last = int(os.environ.get('RANK', 0))==int(os.environ.get('WORLD_SIZE', 1))-1
+        last = int(os.environ.get('RANK', '0'))==int(os.environ.get('WORLD_SIZE', '1'))-1
         if last and self.in_train and self.n_iter==self.batch: self.run.pred = self.pred*math.nan
 
 ALIKE = [clipped, grouped_and_clipped, stopped, averaged_weights, scheduled, follows_a_metric, cosine, searched,
