@@ -78,6 +78,7 @@ SOAK ?= --out bench/results/soak.json
 soak: $(READY)
 	$(EXPORT)
 	$(BIN)/python tests/soak.py $(SOAK)
+	$(if $(filter file,$(origin SOAK)),CLUSTERS=1 $(BIN)/python -m pytest -q -rs tests/test_clusters.py)
 
 lint: $(READY)
 	$(BIN)/ruff check

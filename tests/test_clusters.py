@@ -128,6 +128,7 @@ def test_two_machines_train_as_one_process(folder, machines):
     assert machines.wait(240)==[0, 0], logs(folder, 'two')
     assert difference(folder, 'alone', 'two')<1e-12
 
+@LONG
 def test_a_machine_is_cut_off(folder, machines):
     "All ends with an error that says so, and a restart goes on bit for bit."
     command = ['bash', 'node.sh', 'slow.py', 'cut', str(TIMEOUT)]
