@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .callbacks import *
@@ -18,7 +19,6 @@ from .errors import *
 from .nested import *
 from .rank_loader import *
 from .ranks import *
-from .restore import *
 from .shard import *
 from .shared_run import *
 from .steps import *
@@ -28,6 +28,7 @@ class Distributed(SharedRun):
     "Train in all processes that a launcher has started as one process would: each takes a part of every batch."
     order = TrainEvalCallback.order + 5 # before a batch is moved or changed
     ddp:Any = None # PyTorch's wrapper of the model, in training
+    trains:list = [] # the weights that it knows to be trained
     n = n_all = 0 # samples of the batch: this rank's, all
     met = kept = False # whether all ranks go backward; whether gradients wait to be added up
     def __init__(self,
@@ -46,9 +47,10 @@ class Distributed(SharedRun):
 
     def begin_fit(self):
         self.random,self.ddp = RankRandom(self.rank),None
-        self.trains = self.group = None # which weights; a callback that adds up gradients over several batches
+        self.group,self.kept = None,not self.shard # which batches make a step; a file may have gradients that wait
         super().begin_fit()
         if not self.ranks: return
+        self.run.stack.callback(setattr, RankLoader, 'newest', RankLoader.newest) # of a fit around this one
         if self.shard: self.insert('begin_fit', self.split, DeviceCallback.order)
         self.insert('begin_batch', self.wrap)
         self.insert('after_loss', self.agree)
@@ -63,34 +65,30 @@ class Distributed(SharedRun):
     def split(self): shard(self.learn, self.ranks)
 
     def begin_epoch(self):
-        if not self.ranks: return
-        self.same_start('begin_epoch')
-        trains = [p for p in self.model.parameters() if p.requires_grad]
-        if self.trains is None or [*map(id, trains)]!=[*map(id, self.trains)]: self.trains,self.ddp = trains,None
+        if self.ranks: self.same_start('begin_epoch')
 
     def begin_validate(self):
         if not self.ranks: return
         self.same_start('begin_validate')
-        self.copy_buffers()
+        self.copy_buffers(self.model, self.loss_func)
         for p in () if self.run.epochs or self.shard else self.model.parameters(): self.ranks.copy(p)
 
-    def copy_buffers(self):
-        for t in self.model.buffers(): self.ranks.copy(t)
+    def copy_buffers(self, *parts):
+        for part in parts:
+            for t in part.buffers() if isinstance(part, nn.Module) else (): self.ranks.copy(t)
 
     def same_start(self, event):
         "Begin a pass with the same random numbers on all ranks, so that all draw the same order."
         self.ranks.meet(event)
-        RankLoader.newest = None
-        state = rng_state(self.data)
-        state.pop('cuda', None) # each rank has a GPU of its own
-        set_rng_state(self.ranks.share(state), self.data)
-        self.first = True
+        self.random.share(self.ranks, self.data)
+        RankLoader.newest,self.first = None,True
 
     def begin_batch(self):
         "Take this rank's part of the batch."
         if not self.ranks: return
-        self.met = self.kept = False
-        loader = RankLoader.newest
+        self.met = False
+        if self.first: self.reads = RankLoader.newest is not None # in all of this pass: another may come in between
+        loader = RankLoader.newest if self.reads else None
         self.n = self.n_all = batch_size(self.xb)
         if self.first or loader:
             rows = self.ranks.meet('begin_batch', self.n, stamp(loader.parts.newest if loader else (self.xb, self.yb)))
@@ -109,12 +107,16 @@ class Distributed(SharedRun):
         "In training, call the model through DDP, which adds up gradients in `backward`."
         if not (self.run.in_train or self.shard): return
         self.ranks.meet('begin_batch') # in the forward pass ranks may wait for each other, too
-        if self.shard: return self.copy_buffers() if self.run.in_train else None # DDP does so itself
-        if self.ddp is None or self.ddp.module is not self.model:
+        if self.run.in_train: self.copy_buffers(self.loss_func, self.model if self.shard else None) # else DDP does it
+        if self.shard: return
+        trains = [p for p in self.model.parameters() if p.requires_grad] # a callback may freeze some at any time
+        if self.ddp is None or self.ddp.module is not self.model or [*map(id, trains)]!=[*map(id, self.trains)]:
+            self.trains = trains
             device   = model_device(self.model)
             self.ddp = DistributedDataParallel(self.model, [device] if device.type=='cuda' else None, **self.settings)
         waits = self.group and len(self.group.sizes)+1<self.group.n and self.iter<self.iters-1
         self.ddp.require_backward_grad_sync = not waits # as its `no_sync` does
+        self.ddp.require_forward_param_sync = True # send buffers before each batch, also after one that waits
         self.learn.model = self.ddp
 
     def unwrap(self):
@@ -123,25 +125,22 @@ class Distributed(SharedRun):
     def after_pred(self): self.unwrap()
 
     def after_loss(self):
-        "Weigh this rank's gradients by its samples; DDP takes the mean over ranks."
-        if not self.ranks: return
-        weight = self.n*self.size/self.n_all
-        if self.run.in_train and self.loss.requires_grad and weight!=1:
-            self.loss.register_hook(lambda grad: grad*weight)
-        if self.n==0: # what comes after it counts samples
-            parts = self.xb,self.yb,self.pred
-            self.run.xb,self.run.yb,self.run.pred = map_tensors(lambda t: t[:0] if t.ndim else t, parts)
+        if not self.ranks or self.n: return
+        parts = self.xb,self.yb,self.pred # what comes after it counts samples, and there's none
+        self.run.xb,self.run.yb,self.run.pred = map_tensors(lambda t: t[:0] if t.ndim else t, parts)
 
     def agree(self, skips=False):
-        "Before `backward`, in which ranks wait for each other: has any of them skipped the batch?"
-        self.met = True
+        "Weigh this rank's gradients. Then, before ranks wait for each other in `backward`: has any skipped the batch?"
+        self.met,weight = True,self.n*self.size/self.n_all # DDP takes the mean over ranks
+        if self.run.in_train and not skips:
+            self.kept = self.ddp is not None and not self.ddp.require_backward_grad_sync
+            if self.loss.requires_grad and weight!=1: self.loss.register_hook(lambda grad: grad*weight)
         rows = self.ranks.meet('after_loss', skips)
         if rows[:,0].any() and not rows[:,0].all():
             which = ', '.join(str(rank) for rank,skips in enumerate(rows[:,0].tolist()) if skips)
             raise RuntimeError(f'batch {self.iter} was skipped on rank {which} and not on the others')
 
-    def after_backward(self):
-        if self.ddp is not None: self.kept = not self.ddp.require_backward_grad_sync
+    def after_backward(self): self.random.leave() # a step is the same on all ranks
 
     def sum_kept(self):
         "Add up gradients now, if a step comes that `wrap` didn't expect: the last batch was skipped."
@@ -165,14 +164,12 @@ class Distributed(SharedRun):
     def after_fit(self):
         self.unwrap()
         self.random.leave()
-        self.ddp = None
+        self.ddp,self.trains = None,[]
         super().after_fit()
-        if self.ranks and self.run.epochs and not self.run.error: self.copy_buffers()
+        if self.ranks and self.run.epochs and not self.run.error: self.copy_buffers(self.model, self.loss_func)
 
     def state_dict(self): return self.random.state_dict() | {'size': self.size}
-    def load_state_dict(self, state):
-        if state['size']==self.size: self.random.load_state_dict({k: state[k] for k in ('own', 'cuda')})
-        else: self.random = RankRandom(self.rank)
+    def load_state_dict(self, state): self.random.own = state['own'] if state['size']==self.size else None
 
 _different = ('the processes have different batches: make data and loaders in the same way in each of them, with one '
               'seed, for example torch.manual_seed(0)')

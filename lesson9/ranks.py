@@ -6,16 +6,18 @@
 __all__ = ['part_of', 'cut', 'stamp', 'launched', 'Ranks', 'RankRandom']
 
 # %% ../nbs/24c_ranks.ipynb #24c10005
-import hashlib, os
+import hashlib, os, random
 from datetime import timedelta
+from types import SimpleNamespace
 
-import torch
+import numpy as np, torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .callbacks import *
 from .nested import *
+from .restore import *
 
 # %% ../nbs/24c_ranks.ipynb #24c10030
 def part_of(
@@ -130,30 +132,37 @@ class Ranks:
         t.copy_(sent)
 
 # %% ../nbs/24c_ranks.ipynb #24c10040
+_no_loaders = SimpleNamespace(train_dl=None, valid_dl=None) # their generators stay as they are
+
 class RankRandom:
     "Random numbers of a rank's own, for its part of a batch. Between batches, all ranks have the same."
     def __init__(self, rank):
-        self.rank,self.own = rank,None # own: the state of its generator; None: not seeded yet
-        self.cuda = self.shared = None # cuda: a state that has to be set; shared: that of all ranks, meanwhile
+        self.rank = rank
+        self.own = self.shared = None # states: its own, None if not seeded yet; in a batch, that of all ranks
+
+    def share(self, ranks, data): # a `Ranks`, a `DataBunch`
+        "Let all ranks go on with rank 0's random numbers."
+        state = rng_state(data)
+        if 'cuda' in state: state['cuda'] = torch.cuda.get_rng_state() # of the GPU in use, another one on each rank
+        state = ranks.share(state)
+        cuda  = state.pop('cuda', None)
+        set_rng_state(state, data)
+        if cuda is not None: torch.cuda.set_rng_state(cuda)
 
     def enter(self):
-        self.shared = torch.get_rng_state()
-        if self.own is None:
-            own  = torch.Generator().set_state(self.shared) # a copy: drawing from it changes nothing
-            seed = int(torch.randint(2**62, (), generator=own)) + self.rank
-            self.own = own.manual_seed(seed).get_state()
-            if torch.cuda.is_available(): torch.cuda.manual_seed(seed)
-        torch.set_rng_state(self.own)
-        if self.cuda is not None: torch.cuda.set_rng_state(self.cuda)
-        self.cuda = None
+        self.shared = rng_state(_no_loaders)
+        if self.own is not None: return set_rng_state(self.own, _no_loaders)
+        copy = torch.Generator().set_state(self.shared['torch']) # drawing from it changes nothing
+        seed = int(torch.randint(2**32, (), generator=copy))
+        random.seed(seed) # Python's and NumPy's are the same on all ranks: a model may choose its layers by them
+        np.random.seed(seed)
+        torch.manual_seed(seed + self.rank) # also CUDA's
 
     def leave(self):
         if self.shared is None: return
-        self.own = torch.get_rng_state()
-        torch.set_rng_state(self.shared)
+        self.own = rng_state(_no_loaders)
+        set_rng_state(self.shared, _no_loaders)
         self.shared = None
 
-    def state_dict(self):
-        used = self.own is not None and torch.cuda.is_initialized()
-        return dict(own=self.own, cuda=torch.cuda.get_rng_state() if used else None)
+    def state_dict(self): return {'own': self.own}
     def load_state_dict(self, state): vars(self).update(state)

@@ -120,11 +120,11 @@ class SharedFolder:
         others = []
         if self.ranks:
             grads   = {} if self.sharded else state['learner']['grads'] # in shards, they are of all ranks
-            mine    = to_cpu(self.own(state['callbacks']) | {'learner.grads': grads})
+            kept    = {'learner.grads': grads, 'generators.now': state['generators']['now']}
+            mine    = to_cpu(self.own(state['callbacks']) | kept)
             marks   = {name: mark({name: kept}) for name,kept in mine.items()}
             first   = self.ranks.share(marks)
-            differs = {name: kept for name,kept in mine.items() if marks[name]!=first.get(name)}
-            others  = self.ranks.gather(differs)[1:]
+            others  = self.ranks.gather({k: kept for k,kept in mine.items() if marks[k]!=first.get(k)})[1:]
         if self.rank==0: self.folder.save(state | {'others': others})
 
     def newest(self, fit):
@@ -134,6 +134,8 @@ class SharedFolder:
         if state is None: return path,state
         others = state.pop('others', []) # older files have none
         state['learner']['grads'] = self.grads(state['learner']['grads'], others)
+        now = [state['generators']['now'], *(o.pop('generators.now', state['generators']['now']) for o in others)]
+        if len(now)==self.size: state['generators']['now'] = now[self.rank]
         if len(others)+1==self.size: state['callbacks'] |= [{}, *others][self.rank]
         else: self.regroup(state['callbacks'], others)
         if self.sharded: spread_state(self.run.learn, state['learner'])
@@ -143,8 +145,7 @@ class SharedFolder:
         "Get the gradients of batches that wait for a step: this rank's, or the mean for another number of ranks."
         parts = [first, *(other.pop('learner.grads', first) for other in others)]
         if len(parts)==self.size and not self.sharded: return parts[self.rank]
-        names = dict.fromkeys(name for part in parts for name in part)
-        return {name: sum(part[name] for part in parts if name in part)/len(parts) for name in names}
+        return {k: sum(part[k] for part in parts if k in part)/len(parts) for part in parts for k in part}
 
     def own(self, states):
         "Leave out what rank 0 alone does: it's neither saved nor undone here."
@@ -158,8 +159,7 @@ class SharedFolder:
                 sums = zip(*(part['sums'] for part in parts))
                 kept['sums'] = [(0, None) if self.rank else add_sums(column) for column in sums]
             elif isinstance(cb, Metrics): kept['counts'] = {} if self.rank else self.joined(name, cb, parts)
-            elif hasattr(cb, 'ranks'): pass # `Distributed` begins anew by itself
-            elif any(name in other for other in others):
+            elif any(name in other for other in others) and not hasattr(cb, 'ranks'): # `Distributed` begins anew
                 warnings.warn(f'{name} goes on with what rank 0 has kept: there were {len(parts)} processes, and now '
                               f'there are {self.size}', stacklevel=2)
 
