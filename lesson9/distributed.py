@@ -131,7 +131,7 @@ class Distributed(SharedRun):
 
     def agree(self, skips=False):
         "Weigh this rank's gradients. Then, before ranks wait for each other in `backward`: has any skipped the batch?"
-        self.met,weight = True,self.n*self.size/self.n_all # DDP takes the mean over ranks
+        self.met,weight = True,self.n*self.size/max(self.n_all, 1) # DDP takes the mean over ranks
         if self.run.in_train and not skips:
             self.kept = self.ddp is not None and not self.ddp.require_backward_grad_sync
             if self.loss.requires_grad and weight!=1: self.loss.register_hook(lambda grad: grad*weight)

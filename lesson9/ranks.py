@@ -40,11 +40,16 @@ def cut(
         if t.ndim==0: return t # one number for all samples
         if len(t)==n: return t[part]
         raise ValueError(f'a batch of {n} samples cannot be split: it has a tensor of shape {list(t.shape)}')
+    def refuse(what): raise TypeError(f'a batch with {what} cannot be split: RankLoader reads a part of it')
     for leaf in walk(x):
         packed = isinstance(leaf, PackedSequence)
         if packed or children(leaf) is None and not isinstance(leaf, (Tensor, int, float, type(None))):
-            raise TypeError(f'a batch with a {type(leaf).__name__} cannot be split: RankLoader reads a part of it')
-    return map_tensors(take, x)
+            refuse(f'a {type(leaf).__name__}')
+        if isinstance(leaf, list) and 0<len(leaf)==n and all(isinstance(v, (int, float)) for v in leaf):
+            refuse('a list of numbers')
+    found = map_tensors(take, x)
+    if list_tensors(x) and batch_size(found)!=len(range(n)[part]): refuse('a batch_size of its own')
+    return found
 
 def stamp(
     x, # tensors, or any nesting
@@ -120,7 +125,7 @@ class Ranks:
     @torch.no_grad()
     def sum(self, t): # a tensor, changed in place
         "Add up a tensor over all ranks. If it's on a GPU, the processor doesn't wait."
-        sent = t.detach().contiguous() # of a strided tensor, gloo would add up other numbers
+        sent = t.detach().coalesce() if t.is_sparse else t.detach().contiguous() # gloo looks at the memory alone
         dist.all_reduce(sent)
         return t.copy_(sent)
 

@@ -1,7 +1,7 @@
 """What `Distributed` promises. Processes are forks, which start fast: each start does many checks."""
 import csv, json, math, os, re, signal, time, warnings
 
-import pytest
+import numpy as np, pytest
 
 if not hasattr(os, 'fork'): pytest.skip('needs forks: Linux or macOS', allow_module_level=True)
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -558,6 +558,91 @@ def test_sharded(tmp_path):
     assert distance(sharded(tmp_path/'for one', False), expected[0])<1e-12
 
 # torchrun
+
+# What callbacks and data may do besides
+
+class Noise(Callback):
+    order = GradientClip.order + 1
+    def after_backward(self):
+        for p in self.model.parameters(): p.grad.add_(torch.randn_like(p.grad), alpha=0.1)
+
+class Unfreezes(Callback):
+    def begin_epoch(self): self.model[0].bias.requires_grad_(self.epoch>0)
+    def begin_batch(self):
+        if self.n_iter==2: self.model[0].bias.requires_grad_(True)
+
+class AddsToLoss(Callback):
+    def after_loss(self):
+        if self.in_train: self.run.loss = self.loss + 0.5*self.pred.pow(2).mean()
+
+class SkipsLast(Callback):
+    order = 5
+    def __init__(self, event): setattr(self, event, lambda: self.in_train and self.iter==4)
+
+class Nested(Callback):
+    "Validates in an epoch, with a loader that reads parts."
+    def after_step(self):
+        if self.n_iter==1: Runner([*several()]).validate(new_learner(), RankLoader(new_loaders(kind='torch')[1]))
+
+class Centred(nn.Module):
+    "A loss with a buffer that it changes."
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('centre', torch.zeros(5, dtype=torch.float64))
+    def forward(self, pred, yb):
+        if self.training: self.centre.mul_(0.9).add_(0.1*pred.detach().mean(0))
+        return F.cross_entropy(pred-self.centre, yb)
+
+class Lazy(torch_data.Sampler):
+    "Draws each index when it's needed."
+    def __len__(self): return 73
+    def __iter__(self):
+        left = list(range(73))
+        while left: yield left.pop(np.random.randint(len(left)))
+
+class DrawsByNumpy(Callback):
+    order = 5
+    def begin_batch(self): self.drawn = [np.random.rand() for _ in self.xb]
+
+BESIDES = dict(noise=[Noise], unfreezes=[Unfreezes], adds=[AddsToLoss], nested=[Nested],
+               **{f'skips in {event}': [lambda: GradientAccumulation(3), lambda event=event: SkipsLast(event)]
+                  for event in ('begin_batch', 'after_pred', 'after_loss')})
+
+def lazy():
+    np.random.seed(0)
+    return fitted([DrawsByNumpy()], learn=new_learner((torch_data.DataLoader(Dataset(X, Y), 15, sampler=Lazy()), None)))
+
+def all_besides():
+    return {name: fitted([make() for make in makers]) for name,makers in BESIDES.items()} | {'lazy': lazy()}
+
+def test_what_callbacks_do_besides():
+    alone,ranks = all_besides(),Processes(2, all_besides).results()
+    for name in BESIDES: assert distance(alike([found[name] for found in ranks]), alone[name])<1e-12, name
+    assert alike([found['lazy'] for found in ranks])['n']==[(73, 0)]*2
+
+def drawn_unequally(folder, moment=None):
+    "Draws for each sample of a part, and a loss with a buffer: ranks may have different ones."
+    class Moves(DrawsByNumpy):
+        saved = 'sums',
+        def __init__(self): self.sums = []
+        def begin_batch(self):
+            super().begin_batch()
+            self.run.xb = self.xb + 0.1*torch.tensor(self.drawn, dtype=torch.float64)[:,None]
+            self.sums.append(self.run.xb.sum().item())
+    np.random.seed(0)
+    learn = new_learner()
+    learn.loss_func = Centred()
+    cbs = [Moves(), Checkpoint(folder, seconds=None, every=1, log=None), Stop(moment)]
+    try: return fitted(cbs, learn=learn),cbs[0].sums
+    except Stopped: return None
+
+def test_unequal_draws_go_on(tmp_path):
+    never = Processes(2, drawn_unequally, tmp_path/'never').results()
+    for moment in ('after_batch', 0, 2, True),('after_batch', 1, 1, True):
+        folder = tmp_path/f'{moment[1]}'
+        assert Processes(2, drawn_unequally, folder, moment).results()==[None, None]
+        again = Processes(2, drawn_unequally, folder).results()
+        assert all(distance(a, b)==0 for a,b in zip(never, again)), moment
 
 def test_torchrun(tmp_path):
     "It starts all again after a kill, which changes nothing; and it shows the traceback of the rank that fails."
