@@ -27,7 +27,7 @@ help:
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
 	@echo 'make bench-checkpoint  time what saving checkpoints costs on this disk (a few minutes)'
-	@echo 'make bench-scaling  time steps with 1, 2 and 4 processes on this processor (a few minutes)'
+	@echo 'make bench-scaling  time steps with 1, 2 and 4 processes on this processor (seven minutes)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
 	@echo 'make clean    remove what these made, .venv included'
 
