@@ -18,7 +18,6 @@ from lesson9.restore import learner_state
 from lesson9.shard import whole
 from lesson9.weights import read_model
 from processes import Processes
-import soak
 
 rng = torch.Generator().manual_seed(0)
 X = torch.randn(73, 12, generator=rng, dtype=torch.float64)
