@@ -239,6 +239,7 @@ def other(x):
     if isinstance(x, torch.Tensor): return torch.zeros_like(x) if x.any() else torch.ones_like(x)
     if isinstance(x, (list, tuple)): return type(x)(map(other, x)) if len(x) else type(x)([0])
     if isinstance(x, dict): return {'planted': 0}
+    if isinstance(x, np.ndarray): return np.zeros_like(x)
     return {bool: not x, type(None): 0}.get(type(x), type(x)() if x else 1)
 
 def lose(state, path, new):
