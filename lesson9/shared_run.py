@@ -24,6 +24,7 @@ from .averages import *
 from .callbacks import *
 from .checkpoint import *
 from .cuda_graph import *
+from .devices import *
 from .finite import *
 from .gpu import *
 from .lr_find import *
@@ -31,6 +32,7 @@ from .metrics import *
 from .monitor import *
 from .predict import _Predictions
 from .progress import *
+from .ranks import *
 from .resume import *
 from .schedulers import *
 from .shard import *
@@ -62,11 +64,12 @@ def refuse(
                     (CheckFinite, 'it would see parts of gradients'),
                     (LRFinder, 'it could not restore parts of weights'),
                     (Compile, 'the layers are changed when they are sharded')]
+    device = next((cb.device for cb in cbs if isinstance(cb, DeviceCallback)), model_device(model))
     for cb in cbs:
         alone = [name for name,m in cb.metrics.items() if not can_join(m)] if isinstance(cb, Metrics) else []
         if alone: raise TypeError(f'Metrics cannot be used with Distributed: {alone[0]} has no merge_state')
         why = next((why for kind,why in reasons if isinstance(cb, kind)), None)
-        if sharded and isinstance(cb, MixedPrecision) and cb.dtype==torch.float16:
+        if sharded and isinstance(cb, MixedPrecision) and (cb.dtype or amp_dtype(device))==torch.float16:
             why = 'ranks could disagree on the scale of gradients; use bfloat16'
         name = 'Distributed(shard=True)' if sharded and not isinstance(cb, CudaGraph) else 'Distributed'
         if why: raise ValueError(f'{type(cb).__name__} cannot be used with {name}: {why}')
