@@ -6,7 +6,7 @@
 __all__ = ['part_of', 'cut', 'stamp', 'launched', 'rank_zero_only', 'Ranks', 'RankRandom']
 
 # %% ../nbs/24c_ranks.ipynb #24c10005
-import hashlib, os, random
+import atexit, hashlib, os, random, sys
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -80,6 +80,11 @@ def _join(timeout):
     gpus,local = torch.cuda.device_count(),int(os.environ.get('LOCAL_WORLD_SIZE', '1')) # of this machine
     backend = 'cpu:gloo,cuda:nccl' if gpus>=local else 'gloo' # NCCL needs a GPU for each process
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    atexit.register(_leave)
+
+def _leave():
+    "End the process group with the script, but not after an error: others may be waiting in it."
+    if dist.is_initialized() and not hasattr(sys, 'last_value'): dist.destroy_process_group()
 
 # %% ../nbs/24c_ranks.ipynb #24c10020
 class Ranks:

@@ -1,5 +1,5 @@
 """What `Distributed` promises. Processes are forks, which start fast: each start does many checks."""
-import csv, math, os, re, signal, time, warnings
+import atexit, csv, math, os, re, signal, sys, time, warnings
 
 import numpy as np, pytest
 
@@ -498,6 +498,19 @@ def test_a_rank_that_goes_its_own_way():
 
 def fails_alone(act, timeout):
     Runner([*usual(), Alone('after_pred', act), Distributed(timeout=timeout)]).fit(2, new_learner())
+
+def at_exit(error):
+    "Do what Python does as a script ends; return whether there's still a process group."
+    atexit._clear() # not what the tests have left there
+    Distributed(timeout=30)
+    if error: sys.last_value = error
+    atexit._run_exitfuncs()
+    return torch.distributed.is_initialized()
+
+def test_group_ends_with_the_script():
+    "Else a message on its way can end Python by SIGABRT, once in a hundred times, after all has been trained."
+    assert Processes(2, at_exit, None).results()==[False]*2
+    assert Processes(2, at_exit, ValueError()).results()==[True]*2 # others may wait, and taking it down would wait, too
 
 def test_an_error_on_one_rank():
     processes = Processes(2, fails_alone, cancel(ValueError('a bad sample')), 60)
