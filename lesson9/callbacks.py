@@ -43,7 +43,7 @@ class Callback:
         return camel2snake(type(self).__name__.removesuffix('Callback')) or 'callback'
 
     def __getattr__(self, k):
-        if k.startswith('__') or self.run is None:
+        if k.startswith('_') or self.run is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {k!r}; only in a fit: {', '.join(run_state)}")
         try: return getattr(self.run, k)
         except AttributeError as e: raise AttributeError(f'{type(self).__name__}: {e}', name=k, obj=self.run) from None

@@ -116,6 +116,12 @@ class LRFinder(Callback):
         ax.legend(fontsize=8)
         return ax
 
+    def _ipython_display_(self): # as the last line of a cell
+        if not self.losses: return print(self)
+        self.plot()
+        try: print(self.suggestions())
+        except ValueError as e: print(e)
+
 # %% ../nbs/16_lr_find.ipynb #70010034
 def lr_find(
     learn,    # a `Learner`; afterwards it's as it was
