@@ -110,7 +110,7 @@ readme: $(READY)
 	$(BIN)/python tools/readme.py
 
 serve: $(SITE)
-	$(BIN)/python -m http.server --directory _docs --bind 127.0.0.1 8000
+	@$(BIN)/python tools/serve.py
 
 # The other libraries, and their needs, stay out of .venv. If they do not install together, those that do are installed
 # one by one; the benchmark reports the others.

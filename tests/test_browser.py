@@ -304,3 +304,29 @@ def test_sidebar_on_a_phone(tab):
     tab.wait_for_url('**/anneal.html')
     shown(False)
     assert sideways(tab, 390) == 0
+
+# Copying
+
+COPIED = """async () => {
+    const pairs = []
+    for (const button of document.querySelectorAll('.code-copy-button')) {
+        const code = button.closest('div.sourceCode, .code-copy-outer-scaffold').querySelector('code')
+        if (!code.checkVisibility()) continue
+        await navigator.clipboard.writeText('')
+        button.click()
+        let text = ''
+        for (let n = 0; n < 100 && !text; n++) {
+            await new Promise(done => setTimeout(done, 10))
+            text = await navigator.clipboard.readText()
+        }
+        pairs.push([text, code.textContent])
+    }
+    return pairs
+}"""
+
+def test_what_the_copy_button_copies_is_the_code(tab):
+    tab.context.grant_permissions(['clipboard-read', 'clipboard-write'])
+    tab.goto('/callbacks.html')
+    pairs = tab.evaluate(COPIED)
+    assert len(pairs) > 10 and any('\n\n' in code for _,code in pairs)
+    for copied,code in pairs: assert copied.rstrip('\n') == code.rstrip('\n')

@@ -75,7 +75,7 @@ def code_lines(match):
         for tag in re.findall(r'</?span[^>]*>', line): inside.append(tag) if tag[1]!='/' else inside.pop()
         style = f' style="--indent:{min(indent, 12)}ch"' if indent and plain.strip() else ''
         lines.append(f'<span class="line"{style}>{starts}{breakable(line)}{"</span>"*len(inside)}')
-    return match[1] + '\n</span>'.join(lines) + '</span>' + match[3]
+    return match[1] + '</span>\n'.join(lines) + '</span>' + match[3] # the line's end outside: inside, it's copied twice
 
 def hanging_lines(text):
     "Code in which the rest of a broken line doesn't look like a line of its own, which Python would read differently."
