@@ -30,7 +30,9 @@ class Distributed(SharedRun):
     ddp:Any = None # PyTorch's wrapper of the model, in training
     trains:list = [] # the weights that it knows to be trained
     n = n_all = 0 # samples of the batch: this rank's, all
-    met = kept = False # whether all ranks go backward; whether gradients wait to be added up
+    met = False # whether all ranks go backward
+    kept = by_hand = False # whether gradients wait to be added up, and whether `sum_kept` will do it, for all of a group
+    inner = False # whether this fit is inside a batch of another one
     def __init__(self,
         shard=False,     # True: each process keeps only a part of the weights (FSDP2)
         timeout=600,     # seconds after which waiting for another process is an error
@@ -48,9 +50,11 @@ class Distributed(SharedRun):
     def begin_fit(self):
         self.random,self.ddp = RankRandom(self.rank),None
         self.group,self.kept = None,not self.shard # which batches make a step; a file may have gradients that wait
+        self.by_hand,self.inner = False,RankRandom.entered
         super().begin_fit()
         if not self.ranks: return
         self.run.stack.callback(setattr, RankLoader, 'newest', RankLoader.newest) # of a fit around this one
+        self.run.stack.enter_context(self.random.inside())
         if self.shard: self.insert('begin_fit', self.split, DeviceCallback.order)
         self.insert('begin_batch', self.wrap)
         self.insert('after_loss', self.agree)
@@ -71,7 +75,8 @@ class Distributed(SharedRun):
         if not self.ranks: return
         self.same_start('begin_validate')
         self.copy_buffers(self.model, self.loss_func)
-        for p in () if self.run.epochs or self.shard else self.model.parameters(): self.ranks.copy(p)
+        if not (self.run.epochs or self.shard or self.inner): # a backward pass around it needs them unchanged
+            for p in self.model.parameters(): self.ranks.copy(p)
 
     def copy_buffers(self, *parts):
         for part in parts:
@@ -91,16 +96,21 @@ class Distributed(SharedRun):
         loader = RankLoader.newest if self.reads else None
         self.n = self.n_all = batch_size(self.xb)
         if self.first or loader:
-            rows = self.ranks.meet('begin_batch', self.n, stamp(loader.parts.newest if loader else (self.xb, self.yb)))
+            drawn = stamp(loader.parts.newest if loader else (self.xb, self.yb))
+            rows  = self.ranks.meet('begin_batch', self.n, drawn, rng_stamp())
             if (rows[:,1]!=rows[0,1]).any(): raise RuntimeError(_different)
             if loader: self.n_all = int(rows[:,0].sum())
+            if (rows[:,2]!=rows[0,2]).any(): self.random.share(self.ranks, self.data) # the data draw, in uneven parts
         self.first = False
         part = part_of(self.n_all, self.rank, self.size)
         if not loader:
             self.n = part.stop-part.start
             part = part if self.n else slice(0, 2) # others' samples, which won't count
             self.run.xb,self.run.yb = cut((self.xb, self.yb), self.n_all, part)
-        elif self.n==0: self.run.xb,self.run.yb = to_device(loader.spare, list_tensors(self.xb)[0].device)
+        elif self.n==0:
+            spare = to_device(loader.spare, list_tensors(self.xb)[0].device)
+            alone = self.yb is None and not (isinstance(spare, (tuple, list)) and len(spare)==2 and spare[1] is None)
+            self.run.xb,self.run.yb = (spare, None) if alone else spare # `get_preds` takes inputs alone, too
         self.random.enter()
 
     def wrap(self):
@@ -111,10 +121,11 @@ class Distributed(SharedRun):
         if self.shard: return
         trains = [p for p in self.model.parameters() if p.requires_grad] # a callback may freeze some at any time
         if self.ddp is None or self.ddp.module is not self.model or [*map(id, trains)]!=[*map(id, self.trains)]:
-            self.trains = trains
+            self.trains,self.by_hand = trains,self.kept # it doesn't know which gradients wait
             device   = model_device(self.model)
             self.ddp = DistributedDataParallel(self.model, [device] if device.type=='cuda' else None, **self.settings)
-        waits = self.group and len(self.group.sizes)+1<self.group.n and self.iter<self.iters-1
+        by_hand = self.by_hand or self.settings.get('find_unused_parameters') # used in an earlier batch of the group
+        waits = self.group and (by_hand or len(self.group.sizes)+1<self.group.n and self.iter<self.iters-1)
         self.ddp.require_backward_grad_sync = not waits # as its `no_sync` does
         self.ddp.require_forward_param_sync = True # send buffers before each batch, also after one that waits
         self.learn.model = self.ddp
@@ -135,18 +146,29 @@ class Distributed(SharedRun):
         if self.run.in_train and not skips:
             self.kept = self.ddp is not None and not self.ddp.require_backward_grad_sync
             if self.loss.requires_grad and weight!=1: self.loss.register_hook(lambda grad: grad*weight)
-        rows = self.ranks.meet('after_loss', skips)
+        n    = batch_size(self.xb) if self.run.in_train and not skips else 0
+        rows = self.ranks.meet('after_loss', skips, n)
         if rows[:,0].any() and not rows[:,0].all():
             which = ', '.join(str(rank) for rank,skips in enumerate(rows[:,0].tolist()) if skips)
             raise RuntimeError(f'batch {self.iter} was skipped on rank {which} and not on the others')
+        parts = [part_of(self.n_all, rank, self.size) for rank in range(self.size)]
+        known = rows.new_tensor([part.stop-part.start for part in parts])
+        if not rows[:,0].any() and (rows[:,1]*self.n_all!=known*rows[:,1].sum()).any() and self.run.in_train:
+            raise RuntimeError(_dropped)
 
-    def after_backward(self): self.random.leave() # a step is the same on all ranks
+    def after_backward(self):
+        self.random.leave() # a step is the same on all ranks
+        if self.ddp is not None and not self.kept: self.ddp._check_reducer_finalized() # else at the next batch
 
     def sum_kept(self):
-        "Add up gradients now, if a step comes that `wrap` didn't expect: the last batch was skipped."
-        for p in self.model.parameters() if self.kept else ():
-            if p.grad is not None: self.ranks.sum(p.grad).div_(self.size)
-        self.kept = False
+        "Add up gradients now, if a step comes and DDP has waited in all batches: the last was skipped, for example."
+        if self.kept:
+            params = [*self.model.parameters()]
+            ranks  = self.ranks.sum(torch.tensor([p.grad is not None for p in params]).long()).tolist()
+            for p in [p for p,n in zip(params, ranks) if n]: # on some rank
+                if p.grad is None: p.grad = torch.zeros_like(p)
+                self.ranks.sum(p.grad).div_(self.size)
+        self.kept = self.by_hand = False
 
     def after_batch(self):
         "Give all ranks the loss of the whole batch."
@@ -166,10 +188,16 @@ class Distributed(SharedRun):
         self.random.leave()
         self.ddp,self.trains = None,[]
         super().after_fit()
-        if self.ranks and self.run.epochs and not self.run.error: self.copy_buffers(self.model, self.loss_func)
+        if not self.ranks or self.run.error: return
+        if self.ranks.any(self.random.drew()): torch.rand(()) # else the next fit would begin with the same numbers
+        if self.run.epochs: self.copy_buffers(self.model, self.loss_func)
 
     def state_dict(self): return self.random.state_dict() | {'size': self.size}
-    def load_state_dict(self, state): self.random.own = state['own'] if state['size']==self.size else None
 
+    def load_state_dict(self, state):
+        if state['size']==self.size: self.random.load_state_dict({k: state[k] for k in self.random.state_dict()})
+
+_dropped = ('a callback has changed how many samples a part has, so the weights of the parts are wrong: give it an order '
+            f'below {Distributed.order}, so that it has the whole batch')
 _different = ('the processes have different batches: make data and loaders in the same way in each of them, with one '
               'seed, for example torch.manual_seed(0)')
