@@ -16,6 +16,7 @@ def free_port():
 class Processes:
     "`size` processes that call `f(*args)`; `results()` gives what each has returned, or its error as a text."
     def __init__(self, size, f, *args):
+        import torch._dynamo # noqa: F401  DDP does, in each process, which takes longer than to train there
         self.folder = tempfile.TemporaryDirectory()
         port = free_port()
         sys.stdout.flush()

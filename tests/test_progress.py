@@ -12,7 +12,7 @@ class Slow(Callback):
     def after_loss(self): time.sleep(0.15)
 ds = Dataset(torch.randn(64, 4), torch.arange(64)%3)
 model = torch.nn.Linear(4, 3)
-learn = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), F.cross_entropy, DataBunch(*get_dls(ds, ds, 8)))
+learn = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), F.cross_entropy, DataBunch(*get_dls(ds, ds, 16)))
 tty = int(sys.argv[1])
 for is_terminal in False,True:
     if is_terminal:
@@ -67,6 +67,6 @@ def test_pipe_gets_the_table_and_nothing_else(sent):
 
 def test_terminal_shows_bars_and_keeps_the_table(sent):
     _,_,terminal = sent
-    for bar in 'epoch 1 of 2', 'epoch 2 of 2', 'validating', '/8 [', 'loss ': assert bar in terminal, terminal
+    for bar in 'epoch 1 of 2', 'epoch 2 of 2', 'validating', '/4 [', 'loss ': assert bar in terminal, terminal
     assert '\rvalidating' in terminal and 'of 0' not in terminal, terminal # a pass after the fit is part of no epoch
     assert is_table(screen(terminal)), screen(terminal)

@@ -11,10 +11,13 @@ PAGE = json.loads((ROOT/'nbs'/'25_recipes.ipynb').read_text(encoding='utf-8'))
 WARNINGS = 'error,ignore::DeprecationWarning:torch.jit._script'
 PROBES = dict(fails="check(False, 'nothing')", warns="import warnings; warnings.warn('this')", asserts='assert False')
 
-def test_recipes_without_asserts_and_warnings(tmp_path, monkeypatch):
+def test_recipes_without_asserts_and_warnings(tmp_path, monkeypatch, pytestconfig):
     monkeypatch.syspath_prepend(str(ROOT/'bench'))
     monkeypatch.setenv('PYTHONWARNINGS', WARNINGS) # -W, and of all processes that the page starts
     monkeypatch.setenv('PYTHONOPTIMIZE', '1')      # -O
+    # What -O compiles is kept for the next process, and the next time: to compile PyTorch takes longer than the page.
+    monkeypatch.setenv('PYTHONPYCACHEPREFIX', str(pytestconfig.cache.mkdir('optimized')))
+    monkeypatch.delenv('PYTHONDONTWRITEBYTECODE', raising=False)
     import cells
     probes = [dict(cell_type='code', id=name, source=source) for name,source in PROBES.items()]
     page = PAGE | dict(cells=PAGE['cells']+probes)

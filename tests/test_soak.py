@@ -27,7 +27,7 @@ def test_killed_at_each_point_of_a_save(tmp_path):
 
 def test_ranks_killed_at_random_times(tmp_path):
     found = soak.ranks(tmp_path, 1)
-    assert found['kills']>=1 and found['equal']==found['runs']==1 and found['others_ended_within']<30
+    assert found['kills']>=1 and found['equal']==found['runs']>0 and found['others_ended_within']<30
 
 def test_only_new_figures_replace_old_ones(tmp_path, monkeypatch):
     out = tmp_path/'soak.json'

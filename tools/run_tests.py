@@ -9,7 +9,9 @@ from pathlib import Path
 from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [('notebooks', ['nice', 'nbdev_test', '--n_workers', '2', '--do_print'])]
+# tests/test_recipes.py runs the page of recipes, with warnings as errors
+SKIP = ['--skip_file_re', '^[_.]|_recipes']
+NOTEBOOKS = [('notebooks', ['nice', 'nbdev_test', '--n_workers', '2', '--do_print', *SKIP])]
 TESTS = [('site', ['make', '--no-print-directory', 'site', 'EXPORT=:']), # `make test` has exported the library
          ('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', 'tests'])]
 FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
