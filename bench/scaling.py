@@ -28,7 +28,8 @@ sys.path += [str(here), str(here.parent/'tests')]
 
 from lesson9.callbacks import Callback, DataBunch, Learner, Runner
 from lesson9.distributed import Distributed
-from lesson9.ranks import Ranks, part_of
+from lesson9.parts import part_of
+from lesson9.ranks import Ranks
 from processes import Processes
 from run import machine
 

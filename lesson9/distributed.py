@@ -10,13 +10,15 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .callbacks import *
 from .devices import *
 from .errors import *
 from .nested import *
+from .parts import *
+from .predict import _as_pair
+from .rank_random import *
 from .rank_loader import *
 from .ranks import *
 from .shard import *
@@ -30,9 +32,8 @@ class Distributed(SharedRun):
     ddp:Any = None # PyTorch's wrapper of the model, in training
     trains:list = [] # the weights that it knows to be trained
     n = n_all = 0 # samples of the batch: this rank's, all
-    met = False # whether all ranks go backward
-    kept = by_hand = False # whether gradients wait to be added up, and whether `sum_kept` will do it, for all of a group
-    inner = False # whether this fit is inside a batch of another one
+    met = inner = False # whether all ranks go backward; whether this fit is inside a batch of another one
+    kept = by_hand = False # whether gradients wait to be added up; whether `sum_kept` does it for all of a group
     def __init__(self,
         shard=False,     # True: each process keeps only a part of the weights (FSDP2)
         timeout=600,     # seconds after which waiting for another process is an error
@@ -48,9 +49,8 @@ class Distributed(SharedRun):
         self.random = RankRandom(self.rank)
 
     def begin_fit(self):
-        self.random,self.ddp = RankRandom(self.rank),None
+        self.random,self.inner = RankRandom(self.rank),RankRandom.entered
         self.group,self.kept = None,not self.shard # which batches make a step; a file may have gradients that wait
-        self.by_hand,self.inner = False,RankRandom.entered
         super().begin_fit()
         if not self.ranks: return
         self.run.stack.callback(setattr, RankLoader, 'newest', RankLoader.newest) # of a fit around this one
@@ -58,7 +58,7 @@ class Distributed(SharedRun):
         if self.shard: self.insert('begin_fit', self.split, DeviceCallback.order)
         self.insert('begin_batch', self.wrap)
         self.insert('after_loss', self.agree)
-        self.insert('after_backward', self.sum_kept, GradientAccumulation.order)
+        self.insert('after_backward', self.sum_kept, GradientAccumulation.order - 0.5) # before it divides
 
     def tell(self, cb):
         super().tell(cb)
@@ -74,13 +74,9 @@ class Distributed(SharedRun):
     def begin_validate(self):
         if not self.ranks: return
         self.same_start('begin_validate')
-        self.copy_buffers(self.model, self.loss_func)
+        self.ranks.copy_buffers(self.model, self.loss_func)
         if not (self.run.epochs or self.shard or self.inner): # a backward pass around it needs them unchanged
             for p in self.model.parameters(): self.ranks.copy(p)
-
-    def copy_buffers(self, *parts):
-        for part in parts:
-            for t in part.buffers() if isinstance(part, nn.Module) else (): self.ranks.copy(t)
 
     def same_start(self, event):
         "Begin a pass with the same random numbers on all ranks, so that all draw the same order."
@@ -97,27 +93,24 @@ class Distributed(SharedRun):
         self.n = self.n_all = batch_size(self.xb)
         if self.first or loader:
             drawn = stamp(loader.parts.newest if loader else (self.xb, self.yb))
-            rows  = self.ranks.meet('begin_batch', self.n, drawn, rng_stamp())
-            if (rows[:,1]!=rows[0,1]).any(): raise RuntimeError(_different)
+            rows  = self.ranks.same_batch(self.n, drawn, rng_stamp())
             if loader: self.n_all = int(rows[:,0].sum())
             if (rows[:,2]!=rows[0,2]).any(): self.random.share(self.ranks, self.data) # the data draw, in uneven parts
-        self.first = False
-        part = part_of(self.n_all, self.rank, self.size)
+        self.first,part = False,part_of(self.n_all, self.rank, self.size)
         if not loader:
             self.n = part.stop-part.start
             part = part if self.n else slice(0, 2) # others' samples, which won't count
             self.run.xb,self.run.yb = cut((self.xb, self.yb), self.n_all, part)
         elif self.n==0:
             spare = to_device(loader.spare, list_tensors(self.xb)[0].device)
-            alone = self.yb is None and not (isinstance(spare, (tuple, list)) and len(spare)==2 and spare[1] is None)
-            self.run.xb,self.run.yb = (spare, None) if alone else spare # `get_preds` takes inputs alone, too
+            self.run.xb,self.run.yb = _as_pair(spare) if self.yb is None else spare
         self.random.enter()
 
     def wrap(self):
         "In training, call the model through DDP, which adds up gradients in `backward`."
         if not (self.run.in_train or self.shard): return
         self.ranks.meet('begin_batch') # in the forward pass ranks may wait for each other, too
-        if self.run.in_train: self.copy_buffers(self.loss_func, self.model if self.shard else None) # else DDP does it
+        if self.run.in_train: self.ranks.copy_buffers(self.loss_func, self.shard and self.model) # DDP does its own
         if self.shard: return
         trains = [p for p in self.model.parameters() if p.requires_grad] # a callback may freeze some at any time
         if self.ddp is None or self.ddp.module is not self.model or [*map(id, trains)]!=[*map(id, self.trains)]:
@@ -147,14 +140,8 @@ class Distributed(SharedRun):
             self.kept = self.ddp is not None and not self.ddp.require_backward_grad_sync
             if self.loss.requires_grad and weight!=1: self.loss.register_hook(lambda grad: grad*weight)
         n    = batch_size(self.xb) if self.run.in_train and not skips else 0
-        rows = self.ranks.meet('after_loss', skips, n)
-        if rows[:,0].any() and not rows[:,0].all():
-            which = ', '.join(str(rank) for rank,skips in enumerate(rows[:,0].tolist()) if skips)
-            raise RuntimeError(f'batch {self.iter} was skipped on rank {which} and not on the others')
-        parts = [part_of(self.n_all, rank, self.size) for rank in range(self.size)]
-        known = rows.new_tensor([part.stop-part.start for part in parts])
-        if not rows[:,0].any() and (rows[:,1]*self.n_all!=known*rows[:,1].sum()).any() and self.run.in_train:
-            raise RuntimeError(_dropped)
+        rows = self.ranks.same_step(skips, n)
+        if self.run.in_train and not skips: check_parts(rows[:,1], self.n_all)
 
     def after_backward(self):
         self.random.leave() # a step is the same on all ranks
@@ -162,12 +149,8 @@ class Distributed(SharedRun):
 
     def sum_kept(self):
         "Add up gradients now, if a step comes and DDP has waited in all batches: the last was skipped, for example."
-        if self.kept:
-            params = [*self.model.parameters()]
-            ranks  = self.ranks.sum(torch.tensor([p.grad is not None for p in params]).long()).tolist()
-            for p in [p for p,n in zip(params, ranks) if n]: # on some rank
-                if p.grad is None: p.grad = torch.zeros_like(p)
-                self.ranks.sum(p.grad).div_(self.size)
+        if self.group and len(self.group.sizes)<self.group.n and self.iter<self.iters-1: return # no step
+        if self.kept: self.ranks.mean_gradients(self.model.parameters())
         self.kept = self.by_hand = False
 
     def after_batch(self):
@@ -178,10 +161,7 @@ class Distributed(SharedRun):
         if self.run.error and not isinstance(self.run.error, cancellations): return
         if not self.met: self.agree(skips=True)
         if any(len(cb.batches)>len(self.counts) for cb in self.predicted): self.counts.append(self.n)
-        if self.run.loss is None: return
-        loss = self.run.loss.detach().double()
-        mine = loss*(self.n/self.n_all) if self.n else torch.zeros_like(loss)
-        self.run.loss = self.ranks.sum(mine).to(self.run.loss.dtype)
+        if self.run.loss is not None: self.run.loss = self.ranks.mean(self.run.loss, self.n/max(self.n_all, 1))
 
     def after_fit(self):
         self.unwrap()
@@ -190,14 +170,9 @@ class Distributed(SharedRun):
         super().after_fit()
         if not self.ranks or self.run.error: return
         if self.ranks.any(self.random.drew()): torch.rand(()) # else the next fit would begin with the same numbers
-        if self.run.epochs: self.copy_buffers(self.model, self.loss_func)
+        if self.run.epochs: self.ranks.copy_buffers(self.model, self.loss_func)
 
     def state_dict(self): return self.random.state_dict() | {'size': self.size}
 
     def load_state_dict(self, state):
         if state['size']==self.size: self.random.load_state_dict({k: state[k] for k in self.random.state_dict()})
-
-_dropped = ('a callback has changed how many samples a part has, so the weights of the parts are wrong: give it an order '
-            f'below {Distributed.order}, so that it has the whole batch')
-_different = ('the processes have different batches: make data and loaders in the same way in each of them, with one '
-              'seed, for example torch.manual_seed(0)')

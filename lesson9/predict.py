@@ -90,14 +90,15 @@ def concat(
     return rebuild(first, {k: concat([part[k] for part in parts]) for k in parts[0]})
 
 # %% ../nbs/04c_predict.ipynb #4c000011
+def _as_pair(batch):
+    if isinstance(batch, PackedSequence) or not isinstance(batch, (tuple, list)): return batch,None
+    return (batch[0], None) if len(batch)==1 else batch
+
 class _Pairs:
     "Give the batches of `dl` as pairs; without targets, as `(xb, None)`."
     def __init__(self, dl): self.dl = dl
     def __len__(self): return len(self.dl)
-    def __iter__(self):
-        for batch in self.dl:
-            if isinstance(batch, PackedSequence) or not isinstance(batch, (tuple, list)): batch = batch,None
-            yield (batch[0], None) if len(batch)==1 else batch
+    def __iter__(self): return map(_as_pair, self.dl)
 
 @contextmanager
 def _unreduced(loss_func):

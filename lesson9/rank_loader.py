@@ -14,6 +14,7 @@ import torch, torch.distributed as dist
 from torch.utils.data import IterableDataset
 
 from .nested import *
+from .parts import *
 from .ranks import *
 
 # %% ../nbs/24d_rank_loader.ipynb #24d10010

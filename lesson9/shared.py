@@ -17,6 +17,7 @@ from .files import *
 from .metrics import *
 from .metrics import _counts, _parts_of, _set_counts
 from .nested import *
+from .parts import *
 from .ranks import *
 from .shard import *
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn, optim
 from torch.utils import data as torch_data
 
 from lesson9.all import *
-from lesson9.minibatch import SGD
+from lesson9.minibatch import SGD, DataLoader
 from lesson9.ranks import launched
 from lesson9.restore import learner_state
 from lesson9.shard import whole
@@ -450,7 +450,7 @@ def cancel(error):
     return act
 def answer_true(): return True
 
-SKIPPED,WAYS = r'batch 1 was skipped on rank 1 and not on the others',r'the processes went different ways: rank 0 at'
+SKIPPED,WAYS = r'this batch was skipped on rank 1 and not on the others',r'the processes went different ways: rank 0 at'
 ALONE = [('begin_batch',  cancel(CancelBatchException), True,  f'{SKIPPED}|{WAYS}'),
          ('begin_batch',  answer_true,                  True,  f'{SKIPPED}|{WAYS}'),
          ('after_pred',   cancel(CancelBatchException), True,  SKIPPED),
@@ -657,3 +657,155 @@ def test_unequal_draws_go_on(tmp_path):
         assert Processes(2, drawn_unequally, folder, moment).results()==[None, None]
         again = Processes(2, drawn_unequally, folder).results()
         assert all(distance(a, b)==0 for a,b in zip(never, again)), moment
+
+# Groups of batches, layers that some batches don't use, and fits in a batch of another one
+
+class Experts(nn.Module):
+    "The first half of a batch goes to one layer, the second to the other; or one batch after the other."
+    turns = None
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(12, 5, bias=False) for _ in range(2))
+    def forward(self, x):
+        if self.turns is not None: return self.experts[self.turns](x)
+        out = x.new_zeros(len(x), 5)
+        for i,expert in enumerate(self.experts):
+            mine = (x[:,0]<0)==bool(i)
+            if mine.any(): out[mine] = expert(x[mine])
+        return out
+
+HALVES = X[:64].clone()
+HALVES[:,0] = torch.tensor(([1.]*8 + [-1.]*8)*4)
+
+def fit_experts(*cbs, turns=False, epochs=1):
+    torch.manual_seed(0)
+    model = Experts().double()
+    if turns: model.turns = 0
+    data = DataBunch(*get_dls(Dataset(HALVES, Y[:64]), Dataset(HALVES, Y[:64]), 16), 5)
+    data.train_dl = DataLoader(Dataset(HALVES, Y[:64]), 16)
+    learn = Learner(model, optim.SGD(model.parameters(), lr=0.5), F.cross_entropy, data)
+    alone = [Distributed(timeout=30, find_unused_parameters=True)] if launched() else []
+    run = Runner([*usual(), *cbs, *alone])
+    run.fit(epochs, learn)
+    return result(run, learn)
+
+class TakesTurns(Callback):
+    "Batch 0 goes through the first layer, the others through the second."
+    def __init__(self, cancels=False): self.cancels = cancels
+    def begin_batch(self):
+        self.model.turns = int(self.iter>0)
+        if self.cancels and self.in_train and self.iter==1: raise CancelBatchException
+
+class FreezesInGroup(Callback):
+    def after_batch(self):
+        if self.in_train and self.iter==0: self.model[0].requires_grad_(False)
+
+class Looks(Callback):
+    "Validates, or predicts, before `backward`."
+    def after_loss(self):
+        if self.in_train and self.iter==1: Runner(several()).validate(self.learn, new_loaders()[1])
+
+def odd_groups():
+    return dict(frozen=fitted([GradientAccumulation(3), FreezesInGroup()]), looks=fitted([Looks()]),
+                halves=fit_experts(GradientAccumulation(4), SkipsLast('begin_batch'), epochs=2),
+                skipped=fit_experts(GradientAccumulation(4), SkipsLast3()),
+                turns=fit_experts(GradientAccumulation(2), TakesTurns(), turns=True),
+                cancelled=fit_experts(GradientAccumulation(2), TakesTurns(cancels=True), turns=True))
+
+class SkipsLast3(Callback):
+    def begin_batch(self): return self.in_train and self.iter==3
+
+def test_odd_groups_of_batches():
+    "What is frozen, skipped, cancelled or not used in a group of batches that make one step."
+    alone,ranks = odd_groups(),Processes(2, odd_groups).results()
+    for name in alone: assert distance(alike([found[name] for found in ranks]), alone[name])<1e-12, name
+
+def experts_stopped(folder, moment=None):
+    cbs = [GradientAccumulation(4), TakesTurns(), Checkpoint(folder, seconds=None, every=1, log=None), Stop(moment)]
+    try: return fit_experts(*cbs, turns=True)
+    except Stopped: return None
+
+def test_stopped_in_a_group_of_layers_that_take_turns(tmp_path):
+    never = alike(Processes(2, experts_stopped, tmp_path/'never').results())
+    assert Processes(2, experts_stopped, tmp_path/'again', ('after_batch', 0, 1, True)).results()==[None, None]
+    assert distance(alike(Processes(2, experts_stopped, tmp_path/'again').results()), never)==0
+
+# Random numbers
+
+class Masks(Callback):
+    "What dropout has dropped in each training batch."
+    def __init__(self): self.seen = []
+    def after_pred(self):
+        if self.in_train: self.seen.append(self.pred==0)
+
+class Augments(Callback):
+    def begin_batch(self): self.run.xb = self.xb + torch.randn_like(self.xb)
+
+def dropping(data=None):
+    model = nn.Sequential(nn.Linear(12, 5), nn.Dropout(0.5)).double()
+    nn.init.ones_(model[0].bias)
+    ordered = DataLoader(Dataset(X[:32], Y[:32]), 16) # which draws nothing
+    return Learner(model, optim.SGD(model.parameters(), lr=0.01), F.cross_entropy, data or DataBunch(ordered, ordered))
+
+class LooksInBatch(Callback):
+    def begin_batch(self):
+        if self.in_train and self.iter==0: Runner(several()).validate(self.learn, new_loaders()[1])
+
+class Jitter(torch_data.Dataset):
+    def __len__(self): return 45
+    def __getitem__(self, i): return X[i] + 0.01*torch.randn(12),Y[i]
+
+class Inputs(torch_data.Dataset):
+    def __len__(self): return 5
+    def __getitem__(self, i): return X[i]
+
+def drawing():
+    torch.manual_seed(0)
+    several_preds = [Distributed(timeout=30, all_preds=True)] if launched() else []
+    inputs = Runner([*several_preds]).get_preds(dropping(), RankLoader(torch_data.DataLoader(Inputs(), 4)))[0]
+    run,learn = Runner([Augments(), *several_preds]),dropping()
+    preds = torch.stack([run.get_preds(learn)[0] for _ in range(3)])
+    masks,nested = Masks(),Masks()
+    run = Runner([masks, *several()])
+    for _ in range(2): run.fit(1, learn)
+    Runner([nested, LooksInBatch(), *several()]).fit(1, learn)
+    jitter = dropping(DataBunch(RankLoader(torch_data.DataLoader(Jitter(), 15, shuffle=True))))
+    Runner([Noise(), *several()]).fit(2, jitter)
+    return preds,masks.seen,nested.seen,inputs,jitter.model[0].weight.detach()
+
+def test_random_numbers_from_fit_to_fit():
+    alone,ranks = drawing(),Processes(2, drawing).results()
+    for preds,masks,*_ in [alone, *ranks]:
+        assert preds.std(0).min()>0 and not torch.equal(masks[0], masks[2]) # each pass and fit draws others
+    for a,b in zip(ranks[0][2], ranks[1][2]): assert 0.2<(a==b).double().mean()<0.8 # also after a fit in a batch
+    assert distance(ranks[0][3], ranks[1][3])==0 and distance(ranks[0][3], alone[3])<1e-12
+    assert distance(ranks[0][4], ranks[1][4])==0 # the data draw, in parts of 8 and 7, and so does each step
+
+# What would be wrong without a word
+
+class DropsSamples(Callback):
+    def begin_batch(self):
+        good = self.xb[:,0]>-0.5
+        self.run.xb,self.run.yb = self.xb[good],self.yb[good]
+
+class Unused(nn.Sequential):
+    def forward(self, x): return self[0](x)
+
+def one_batch_unused():
+    torch.manual_seed(0)
+    model = Unused(nn.Linear(12, 5), nn.Linear(3, 3)).double()
+    data  = DataBunch(DataLoader(Dataset(X, Y), 73))
+    Runner(several()).fit(1, Learner(model, optim.SGD(model.parameters(), lr=0.1), F.cross_entropy, data))
+
+class OneBit(Callback):
+    "Rank 1 changes the last bit of one weight."
+    def after_step(self):
+        if int(os.environ['RANK'])==1: self.model[0].weight.data[0,0].mul_(1+2**-52)
+
+def silent(f): return Processes(2, error_of, f).results()
+
+@pytest.mark.parametrize('f, said', [(lambda: fitted([DropsSamples()]), 'how many samples a part has'),
+                                     (one_batch_unused, 'Expected to have finished reduction'),
+                                     (lambda: fitted([OneBit()]), 'different weights')])
+def test_not_without_a_word(f, said):
+    for text,_ in silent(f): assert said in text

@@ -14,7 +14,7 @@ from site_links import broken_links
 
 def page_of(notebook):
     "The name of a notebook's page."
-    return re.sub(r'^\d+[a-z]?_', '', Path(notebook).stem)
+    return re.sub(r'^\d+[a-z]*_', '', Path(notebook).stem)
 
 NOTEBOOKS = {page_of(path): path for path in (ROOT/'nbs').glob('*.ipynb')}
 ORDER = [page_of(name) for names in reading_order(ROOT/'_quarto.yml').values() for name in names]

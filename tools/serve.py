@@ -1,4 +1,4 @@
-"""Serve _docs/ to this machine alone: `python tools/serve.py [port]`. If the port is taken, the next one that's free."""
+"""Serve _docs/ to this machine alone: `python tools/serve.py [port]`. If that port is taken, the next free one."""
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +18,8 @@ def main():
     wanted = int(sys.argv[1]) if len(sys.argv)>1 else 8000
     with server(wanted) as s:
         port = s.server_port
-        print(f'port {wanted} is taken; ' if port!=wanted else '', f'http://127.0.0.1:{port} (end with Ctrl-C)', sep='', flush=True)
+        if port!=wanted: print(f'port {wanted} is taken')
+        print(f'http://127.0.0.1:{port} (end with Ctrl-C)', flush=True)
         try: s.serve_forever()
         except KeyboardInterrupt: print()
 
