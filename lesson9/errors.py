@@ -155,8 +155,6 @@ def nearest_event(
     return near[0] if near else None
 
 # %% ../nbs/03c_errors.ipynb #03c0001d
-#| code-summary: "What is refused"
-#| code-fold: true
 def check_callback(
     cb,     # what may be a callback
     kind,   # the class of callbacks

@@ -63,8 +63,6 @@ class ShowsTable:
     def _repr_html_(self): return self._table()._repr_html_()
 
 # %% ../nbs/01_tables.ipynb #0100000e
-#| code-summary: "How a curve is drawn"
-#| code-fold: true
 def curve_html(
     values, # what is drawn from left to right: numbers, at least one
     text,   # what stands below, shown as code

@@ -45,6 +45,12 @@ def test_no_output_is_an_error(stem):
     none([at(stem, cell) for cell in cells if any(output.output_type=='error' for output in cell.outputs)])
 
 @every_notebook
+def test_exported_cells_leave_folding_to_nbdev(stem):
+    "It gives them `code-fold` and `code-summary`. Quarto ends with an error where an option is given twice."
+    cells = [cell for cell in code_cells(NOTEBOOKS[stem]) if says(cell, 'exports?')]
+    none([at(stem, cell) for cell in cells if says(cell, 'code-(fold|summary):.*')])
+
+@every_notebook
 def test_at_most_two_values_an_assignment(stem):
     found = [(cell, node) for cell in code_cells(NOTEBOOKS[stem]) for node in crowded(parse(cell))]
     none([f'{at(stem, cell)}: {ast.unparse(node)}' for cell,node in found])

@@ -239,6 +239,12 @@ def test_llms_txt_lists_every_page_in_reading_order():
 def test_readme_is_what_the_notebook_makes():
     subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
 
+def test_code_keeps_its_lines_for_quarto():
+    "Quarto reads a source that's one text without its line ends."
+    for path in (ROOT/'_proc').glob('*.ipynb'):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            assert cell['cell_type']!='code' or isinstance(cell['source'], list), path
+
 def test_a_broken_link_is_found(tmp_path):
     "By the function and from the command line, on a site of three pages."
     pages = dict(index='<h1 id="top">A</h1> <a href="sub/page.html#b">B</a> <img src="logo.svg"> <a href="https://example.org/none">out</a>',

@@ -42,7 +42,7 @@ def plain_code():
         notebook = json.loads(path.read_text(encoding='utf-8'))
         for cell in notebook['cells']:
             if cell['cell_type']!='code': continue
-            cell['source'] = plain_comments(joined(cell['source']))
+            cell['source'] = plain_comments(joined(cell['source'])).splitlines(keepends=True) # Quarto joins a text's lines
             for data in (output['data'] for output in cell['outputs'] if 'text/markdown' in output.get('data', {})):
                 markdown = joined(data['text/markdown'])
                 block = re.compile('^```.*?^```', re.M|re.S)
