@@ -203,6 +203,7 @@ def test_search_leads_to_the_heading_over_the_word(tab, word, page):
 
 def search(tab, word, page):
     "Type `word` into the search field and follow the first result on `page`; returns the anchor it leads to."
+    if (button := tab.locator('.aa-DetachedSearchButton')).count(): button.first.click() # Quarto's field opens
     tab.locator('#quarto-search input, .aa-Input').first.click()
     tab.keyboard.type(word, delay=20)
     link = tab.locator(f'a[href*="{page}#"]:visible', has_text=word).first

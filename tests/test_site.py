@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))
 from markdown_pages import reading_order
+from quarto_site import as_smalldocs
 from site_links import broken_links
+from smalldocs_site import hanging_lines
 
 def page_of(notebook):
     "The name of a notebook's page."
@@ -84,6 +86,10 @@ def test_every_picture_has_a_description(pages):
 
 QUESTION = re.compile(r'<details id="([^"]+)" class="question">\s*<summary>\s*(.*?)\s*</summary>(.*?)</details>', re.S)
 
+def straight(text):
+    "Quarto prints quotation marks and apostrophes as a book does."
+    return text.translate(str.maketrans('‘’“”', "''\"\""))
+
 def test_a_question_is_folded_and_its_answer_rendered(pages):
     "Each question of a notebook, with an anchor of its own, and its answer as a page shows it."
     asked = {}
@@ -94,7 +100,7 @@ def test_a_question_is_folded_and_its_answer_rendered(pages):
     for name,page in pages.items():
         found = QUESTION.findall(page)
         plain = [(anchor, text_of(question), answer) for anchor,question,answer in found]
-        assert [text_of(question) for question in asked[name]]==[question for _,question,_ in plain], name
+        assert [text_of(question) for question in asked[name]]==[straight(question) for _,question,_ in plain], name
         assert len({anchor for anchor,_,_ in plain})==len(plain), name
         for anchor,question,answer in plain:
             assert anchor=='question-' + '-'.join(re.findall(r'\w+', question.lower())), (name, anchor)
@@ -171,8 +177,8 @@ def subtitle(name):
 def test_pages_say_what_they_are_about(pages):
     "In the window's title, to search engines, and on a social card."
     for name,page in pages.items():
-        head = html.unescape(page[:page.index('</head>')])
-        title = re.search(r'<h1 class="title">(.*?)</h1>', page)[1]
+        head = straight(html.unescape(page[:page.index('</head>')]))
+        title = re.search(r'<h1 class="title[^"]*">(.*?)</h1>', page)[1]
         has = lambda key,value: re.search(rf'<meta (?:name|property)="{key}" content="{value}', head)
         assert html.unescape(title) in re.search('<title>(.*?)</title>', head, re.S)[1], name
         for key in ('description', 'og:description', 'twitter:description'):
@@ -185,14 +191,13 @@ def test_pages_say_what_they_are_about(pages):
     assert (DOCS/'card.png').exists()
 
 def test_code_on_a_page_is_that_of_its_notebook(pages):
-    """To the last space, so that it can be copied, and each line knows how far it is indented. (Quarto breaks lines in
-    its own way.)"""
+    "To the last space, so that it can be copied, and each line knows how far it is indented."
+    start = r'<div class="sourceCode cell-code"[^>]*><pre[^>]*>|<pre class="sourceCode[^>]*cell-code[^>]*>'
     for name,page in pages.items():
         if '<span class="line"' not in page: continue
         cells = [cell for cell in cells_of(name) if cell['cell_type']=='code']
         sources = {re.sub(r'^#\|.*\n?', '', ''.join(cell['source']), flags=re.M).strip('\n') for cell in cells}
-        blocks = re.findall(r'<pre class="sourceCode[^>]*cell-code[^>]*>(.*?)</pre>', page, re.S)
-        shown = set(map(text_of, blocks))
+        shown = {text_of(code) for code in re.findall(rf'(?:{start})(.*?)</pre>', page, re.S)}
         assert shown and shown <= sources, (name, shown-sources)
         for indent,line in re.findall(r'<span class="line" style="--indent:(\d+)ch">(.*)', page):
             assert re.match(rf' {{{indent}}}', text_of(line)), line
@@ -238,6 +243,29 @@ def test_llms_txt_lists_every_page_in_reading_order():
 
 def test_readme_is_what_the_notebook_makes():
     subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
+
+def test_a_page_of_quarto_becomes_one_of_ours():
+    "As Quarto writes it, in small."
+    page = '''<head><meta property="og:image" content="https://x.org/05_anneal_files/figure-html/a.png">
+<meta name="twitter:image" content="data:image/png;base64,AAAA"><meta property="og:image:width" content="600">
+<script src="https://cdn.jsdelivr.net/npm/requirejs@2.3.6/require.min.js" crossorigin="anonymous"></script>
+<script src="https://cdn.jsdelivr.net/npm/jquery@3.5.1/dist/jquery.min.js" crossorigin="anonymous"></script>
+<script type="application/javascript">define('jquery', [],function() {return window.jQuery;})</script>
+<script src="site_libs/quarto-nav/quarto-nav.js"></script></head><body>
+<a href="./index.html" class="navbar-brand navbar-brand-logo"><img src="logo.svg"></a>
+<p>so that <math display="block"><mi>x</mi></math> and <math display="inline"><mi>y</mi></math></p>
+<pre class="sourceCode python"><code class="sourceCode python"><span id="cb1-1"><a href="#cb1-1" aria-hidden="true"
+tabindex="-1"></a><span class="cf">if</span> a:</span>
+<span id="cb1-2"><a href="#cb1-2" aria-hidden="true" tabindex="-1"></a>    b()</span>
+<span id="cb1-3"><a href="#cb1-3" aria-hidden="true" tabindex="-1"></a></span></code></pre></body>'''
+    found = hanging_lines(as_smalldocs(page.replace('"true"\ntab', '"true" tab'), 'https://y.org/'))
+    assert not re.search('require|jquery|base64|width', found, re.I) and 'quarto-nav.js' in found
+    assert found.count('content="https://y.org/card.png"')==2
+    assert 'aria-label="Overview"' in found
+    assert re.findall('<span class="math display">(.{6})', found)==['<math ']
+    code = re.search('<code.*?</code>', found, re.S)[0]
+    assert text_of(code)=='if a:\n    b()\n' and code.count('<span class="line"')==3 and '--indent:4ch' in code
+    assert 'cb1-' not in code
 
 def test_code_keeps_its_lines_for_quarto():
     "Quarto reads a source that's one text without its line ends."

@@ -12,6 +12,7 @@ from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
+from quarto_site import as_smalldocs
 from site_links import broken_links
 from smalldocs_site import (
     formulas, hanging_lines, picture_sizes, rename_pages, search_index, unpack_pictures, view_source)
@@ -42,7 +43,8 @@ def plain_code():
         notebook = json.loads(path.read_text(encoding='utf-8'))
         for cell in notebook['cells']:
             if cell['cell_type']!='code': continue
-            cell['source'] = plain_comments(joined(cell['source'])).splitlines(keepends=True) # Quarto joins a text's lines
+            source = plain_comments(joined(cell['source']))
+            cell['source'] = source.splitlines(keepends=True) # as one text, Quarto would join them
             for data in (output['data'] for output in cell['outputs'] if 'text/markdown' in output.get('data', {})):
                 markdown = joined(data['text/markdown'])
                 block = re.compile('^```.*?^```', re.M|re.S)
@@ -113,11 +115,10 @@ def build():
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/'_docs', DOCS)
     for name,text in copies.items(): (DOCS/name).write_text(text, encoding='utf-8')
-    if not quarto: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
-    rewrite('*.html', lambda text,page: finish_page(text, page, home))
-    if not quarto:
-        rewrite('*.html', lambda text,_: hanging_lines(text))
-        search_index(DOCS)
+    if quarto: rewrite('*.html', lambda text,page: unpack_pictures(as_smalldocs(text, home), page, {}))
+    else: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
+    rewrite('*.html', lambda text,page: hanging_lines(finish_page(text, page, home)))
+    search_index(DOCS)
     rewrite('*.css', lambda text,_: drop_web_fonts(text))
     for path in DOCS.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 

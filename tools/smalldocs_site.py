@@ -43,7 +43,7 @@ def unpack_pictures(text, page, sizes):
         path = folder/f'{page.stem}-{next(numbers)}.png'
         path.write_bytes(base64.b64decode(match[1]))
         return f'src="figures/{path.name}"' + ''.join(f' {k}="{v}"' for k,v in sorted(sizes.get(match[1], {}).items()))
-    return re.sub(r'src="data:image/png;base64,([^"]+)"', unpacked, text)
+    return re.sub(r'src="data:image/png;base64,([A-Za-z0-9+/=\s]+)"', unpacked, text)
 
 def mathml(match):
     "MathML for a formula that smalldocs left as TeX for KaTeX, which it would fetch from another host."
@@ -96,7 +96,7 @@ def plain(text):
 
 def search_index(docs):
     """What the search field knows, from the finished pages: smalldocs leaves out whatever stands in code between a `<`
-    and the next `>`, and has no entries for questions."""
+    and the next `>`, Quarto has no entries for symbols, and neither has any for questions."""
     entries = json.loads((docs/'search.json').read_text(encoding='utf-8'))
     for path in docs.glob('*.html'):
         page = path.read_text(encoding='utf-8')
@@ -106,6 +106,11 @@ def search_index(docs):
         for entry in entries:
             if entry['href'] in texts: entry['text'] = plain(texts[entry['href']])
         title = next(entry['title'] for entry in entries if entry['href'].split('#')[0]==path.name)
+        for href in texts.keys() - {entry['href'] for entry in entries}:
+            heading = re.search(r'(?:^|<h[1-6][^>]*>)(.*?)</h[1-6]>', texts[href], re.S)
+            if not heading: continue
+            section,text = plain(heading[1]),plain(texts[href])
+            entries.append(dict(objectID=href, href=href, title=title, section=section, text=text))
         for anchor,question,answer in ANSWERED.findall(main):
             href = f'{path.name}#{anchor}'
             entries.append(dict(objectID=href, href=href, title=title, section=plain(question), text=plain(answer)))
