@@ -25,6 +25,7 @@ def part_of(
     start = rank*each + min(rank, more)
     return slice(start, start + each + (rank<more))
 
+# %% ../nbs/24ca_parts.ipynb #24cb0010
 def cut(
     x,    # inputs or targets: tensors, or any nesting
     n,    # samples in the batch
@@ -46,6 +47,7 @@ def cut(
     if list_tensors(x) and batch_size(found)!=len(range(n)[part]): refuse('a batch_size of its own')
     return found
 
+# %% ../nbs/24ca_parts.ipynb #24cb0011
 def stamp(
     x, # tensors, or any nesting
 ): # an integer below 2**48
@@ -56,6 +58,7 @@ def stamp(
         h.update(flat.view(torch.uint8).numpy())
     return int.from_bytes(h.digest()[:6], 'big')
 
+# %% ../nbs/24ca_parts.ipynb #24cb0012
 def bits(
     tensors, # of any type and shape
 ): # an integer below 2**48; -1 if a value is infinite or NaN
@@ -66,6 +69,7 @@ def bits(
     total = sum(t.view(ints[t.element_size()]).sum(dtype=torch.int64) for t in real)
     return int(total) % (2**48-59) # a prime, so that high bits count, too
 
+# %% ../nbs/24ca_parts.ipynb #24cb0013
 def check_parts(
     found, # samples in each rank's part, a tensor
     n,     # samples in the batch, as it was cut

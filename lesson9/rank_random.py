@@ -15,7 +15,7 @@ import numpy as np, torch
 from .parts import *
 from .restore import *
 
-# %% ../nbs/24cb_rank_random.ipynb #24c10040
+# %% ../nbs/24cb_rank_random.ipynb #24cb0016
 _no_loaders = SimpleNamespace(train_dl=None, valid_dl=None) # their generators stay as they are
 
 def rng_stamp(cuda=False): # an integer below 2**48; `cuda`: with the generators of GPUs
@@ -25,6 +25,7 @@ def rng_stamp(cuda=False): # an integer below 2**48; `cuda`: with the generators
     numbers = [*state['python'][1], *numbers.tolist(), *map(int, rest[:2])]
     return stamp([state['torch'], torch.tensor(numbers), *(state.get('cuda', ()) if cuda else ())])
 
+# %% ../nbs/24cb_rank_random.ipynb #24c10040
 class RankRandom:
     "Random numbers of a rank's own, for its part of a batch. Between batches, all ranks have the same."
     entered = False # whether a rank's own numbers are drawn now
