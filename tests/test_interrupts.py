@@ -1,6 +1,6 @@
 """Ctrl-C at any moment of a fit: it's raised, the world outside is as before, and the next fit works.
 
-300 moments, one at random in each 300th of a fit: no part of it is left out; INTERRUPTS=10000 tries more."""
+1,000 moments, one at random in each 1,000th of a fit: no part of it is left out; INTERRUPTS=10000 tries more."""
 import os, random, signal, statistics, time, warnings
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn, optim
 from lesson9.all import (AvgStatsCallback, Callback, DataBunch, Dataset, DeviceCallback, get_dls, GradientClip,
                          HooksCallback, Learner, MixedPrecision, ParamScheduler, Recorder, Runner, sched_lin, Seed)
 
-N = int(os.environ.get('INTERRUPTS', '300'))
+N = int(os.environ.get('INTERRUPTS', '1000'))
 rung = [] # something, once the alarm of this moment has been heard
 
 class Listens(Callback):
