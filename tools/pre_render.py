@@ -1,0 +1,41 @@
+"""What both renderers of the site, Quarto and smalldocs, run before they read the processed notebooks: nbs/_quarto.yml
+names this script. They start it in the project's folder, _proc/, so `nbdev_docs` and `nbdev_preview` use it, too."""
+import json, re
+from pathlib import Path
+
+from nbdev.config import get_config
+from pictures import card
+
+def joined(text):
+    "A text of a notebook, which may be a list of lines."
+    return text if isinstance(text, str) else ''.join(text)
+
+def plain_comments(code):
+    "Code without the links that nbdev puts around backticked symbols in comments."
+    return re.sub(r'\[(`[^`]+`)\]\(https?://[^)\s]*\)', r'\1', code)
+
+def plain_code(
+    notebook, # a processed notebook, which is changed
+):
+    "Take the links out of all code, also in the signatures that an entry shows."
+    block = re.compile('^```.*?^```', re.M|re.S)
+    for cell in notebook['cells']:
+        if cell['cell_type']!='code': continue
+        source = plain_comments(joined(cell['source']))
+        cell['source'] = source.splitlines(keepends=True) # as one text, Quarto would join them
+        for data in (output['data'] for output in cell['outputs'] if 'text/markdown' in output.get('data', {})):
+            markdown = joined(data['text/markdown'])
+            data['text/markdown'] = block.sub(lambda code: plain_comments(code[0]), markdown)
+
+def prepare(
+    proc, # folder of the processed notebooks
+):
+    "What can be prepared twice without harm: `nbdev_preview` renders again after each change."
+    for path in proc.glob('*.ipynb'):
+        notebook = json.loads(path.read_text(encoding='utf-8'))
+        plain_code(notebook)
+        path.write_text(json.dumps(notebook), encoding='utf-8')
+    cfg = get_config()
+    card(proc/'card.png', cfg.title, cfg.description)
+
+if __name__ == '__main__': prepare(Path.cwd())
