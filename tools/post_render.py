@@ -8,6 +8,7 @@ from markdown_pages import front_matter, markdown_copies
 from nbdev.config import get_config
 from pictures import shrink
 from quarto_site import as_smalldocs
+from readme import readme
 from smalldocs_site import formulas, hanging_lines, picture_sizes, search_index, unpack_pictures, view_source
 
 def page_names(proc):
@@ -79,4 +80,6 @@ def finish(
     for path in docs.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 
 if __name__ == '__main__':
-    finish(Path.cwd(), Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR']), 'SMALLDOCS' in os.environ)
+    docs = Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR'])
+    if (docs/'README.md').exists(): (docs/'README.md').write_text(readme(), encoding='utf-8') # nbdev moves it
+    else: finish(Path.cwd(), docs, 'SMALLDOCS' in os.environ)

@@ -1,6 +1,7 @@
 """Write README.md from nbs/index.ipynb, the same text with or without Quarto: `python tools/readme.py`
 
-With `--check` it writes nothing, and exits with 1 where README.md differs from what it would write."""
+With `--check` it writes nothing, and exits with 1 where README.md differs from what it would write. nbdev's commands
+have Quarto make a README: tools/post_render.py puts this one in its place."""
 import json, re, sys
 from pathlib import Path
 
@@ -19,12 +20,17 @@ def cell_markdown(cell):
     shown = ''.join(map(text_of, cell['outputs'])).rstrip()
     return f'```python\n{code}\n```' + (f'\n\n```\n{shown}\n```' if shown else '')
 
-cells = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells']
-settings = re.compile(r'^- \w+:.*\n?', re.M) # nbdev's, below the title
-cells[0]['source'] = settings.sub('', ''.join(cells[0]['source']))
-note = '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that. -->'
-parts = [note, *filter(None, map(cell_markdown, cells))]
-text,readme = '\n\n'.join(part.strip() for part in parts) + '\n',ROOT/'README.md'
-if '--check' not in sys.argv: readme.write_text(text, encoding='utf-8')
-elif not readme.exists() or readme.read_text(encoding='utf-8')!=text:
-    sys.exit('README.md is not what nbs/index.ipynb makes: run `python tools/readme.py`')
+def readme():
+    "The text of README.md."
+    cells = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells']
+    settings = re.compile(r'^- \w+:.*\n?', re.M) # nbdev's, below the title
+    cells[0]['source'] = settings.sub('', ''.join(cells[0]['source']))
+    note = '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that. -->'
+    parts = [note, *filter(None, map(cell_markdown, cells))]
+    return '\n\n'.join(part.strip() for part in parts) + '\n'
+
+if __name__ == '__main__':
+    text,path = readme(),ROOT/'README.md'
+    if '--check' not in sys.argv: path.write_text(text, encoding='utf-8')
+    elif not path.exists() or path.read_text(encoding='utf-8')!=text:
+        sys.exit('README.md is not what nbs/index.ipynb makes: run `python tools/readme.py`')
