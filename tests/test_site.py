@@ -181,6 +181,7 @@ def test_pages_say_what_they_are_about(pages):
         title = straight(html.unescape(re.search(r'<h1 class="title[^"]*">(.*?)</h1>', page)[1]))
         has = lambda key,value: re.search(rf'<meta (?:name|property)="{key}" content="{value}', head)
         assert title in re.search('<title>(.*?)</title>', head, re.S)[1], name
+        assert '`' not in subtitle(name), (name, 'renderers treat code in a subtitle differently')
         for key in ('description', 'og:description', 'twitter:description'):
             assert has(key, re.escape(subtitle(name))), (name, key)
         kind = 'website' if name=='index' else 'article'
