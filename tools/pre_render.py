@@ -32,9 +32,11 @@ def prepare(
 ):
     "What can be prepared twice without harm: `nbdev_preview` renders again after each change."
     for path in proc.glob('*.ipynb'):
-        notebook = json.loads(path.read_text(encoding='utf-8'))
+        before = path.read_text(encoding='utf-8')
+        notebook = json.loads(before)
         plain_code(notebook)
-        path.write_text(json.dumps(notebook), encoding='utf-8')
+        text = json.dumps(notebook)
+        if text!=before: path.write_text(text, encoding='utf-8') # else a preview would render it again
     cfg = get_config()
     card(proc/'card.png', cfg.title, cfg.description)
 
