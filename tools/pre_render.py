@@ -38,6 +38,6 @@ def prepare(
         text = json.dumps(notebook)
         if text!=before: path.write_text(text, encoding='utf-8') # else a preview would render it again
     cfg = get_config()
-    card(proc/'card.png', cfg.title, cfg.description)
+    if not (proc/'card.png').exists(): card(proc/'card.png', cfg.title, cfg.description)
 
 if __name__ == '__main__': prepare(Path.cwd())
