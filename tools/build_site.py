@@ -11,6 +11,7 @@ from markdown_pages import front_matter, markdown_copies
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from page_furniture import changelog_page, furnish
 from pictures import card, shrink
 from quarto_site import as_smalldocs
 from site_links import broken_links
@@ -100,6 +101,7 @@ def build():
     shutil.rmtree(PROC, ignore_errors=True) # so that no page of a removed notebook stays
     proc_nbs(n_workers=0) # in this process: each new one would import PyTorch
     plain_code()
+    changelog_page(PROC, cfg)
     names = page_names()
     card(PROC/'card.png', cfg.title, cfg.description)
     copies = markdown_copies(PROC, names, home, cfg.title, cfg.description)
@@ -119,6 +121,7 @@ def build():
     else: rewrite('*.html', lambda text,page: view_source(unpack_pictures(formulas(text), page, sizes), names))
     rewrite('*.html', lambda text,page: hanging_lines(finish_page(text, page, home)))
     search_index(DOCS)
+    furnish(DOCS, names, cfg)
     rewrite('*.css', lambda text,_: drop_web_fonts(text))
     for path in DOCS.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 

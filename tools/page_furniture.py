@@ -1,0 +1,167 @@
+"""What stands around the text of a page, the same under both renderers: a link that skips to the text, a line below the
+title (minutes to read, what the page builds on, the notebook itself, Colab and Binder), the contents folded where a
+screen is narrow, the footer. And the changelog as a page. All addresses come from settings.ini."""
+import ast, html, json, re, shutil
+from functools import cache
+from pathlib import Path
+
+import yaml
+from measure import code_cells, notebooks, parse, says
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# ---- how long a page takes
+
+WORDS,LINES = 230,20 # read in a minute: words of prose, lines of code at three seconds each
+
+def unfolded(text):
+    "A page without what is folded on it."
+    kept,depth = [],0
+    for part in re.split(r'(<details\b|</details>)', text):
+        if part=='<details': depth += 1
+        elif part=='</details>': depth -= 1
+        elif not depth: kept.append(part)
+    return ''.join(kept)
+
+def text_of(page): return html.unescape(re.sub(r'<[^>]+>', ' ', page))
+
+def minutes(page):
+    "Minutes to read what a page shows, without its outputs and what is folded."
+    shown = unfolded(page[page.index('<main'):page.index('</main>')])
+    code = re.findall(r'<pre class="sourceCode.*?</pre>', shown, re.S)
+    prose = re.sub(r'<(pre|svg|math|style|script|button)\b.*?</\1>', ' ', shown, flags=re.S)
+    words = len(re.findall(r"\S*[^\W\d_]\S*", text_of(prose))) # a number is no word
+    lines = sum(bool(text_of(line).strip()) for block in code for line in block.splitlines())
+    return max(1, round(words/WORDS + lines/LINES))
+
+# ---- what a page builds on
+
+def sidebar_titles(config):
+    "{file name of a notebook: its title in the sidebar}, in reading order."
+    contents = yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    entries = [page for entry in contents for page in entry.get('contents', [entry])]
+    return {entry['href']: entry['text'] for entry in entries if entry.get('href', '').endswith('.ipynb')}
+
+def imports(nb, names):
+    "{name: module of the package that it comes from}, of all imports in a notebook. `names`: those of each module."
+    found = {}
+    for node in (node for cell in code_cells(nb) for node in ast.walk(parse(cell))):
+        if not (isinstance(node, ast.ImportFrom) and (node.module or '').startswith('lesson9.')): continue
+        module = node.module.removeprefix('lesson9.')
+        for alias in node.names:
+            if alias.name=='*': found |= {name: home for name,home in names.items() if module in ('all', home)}
+            else: found[alias.asname or alias.name] = names.get(alias.name, module)
+    return found
+
+def used_modules(nb, names):
+    "The modules of which a notebook uses something in a cell that is neither hidden nor folded."
+    shown = [cell for cell in code_cells(nb) if not says(cell, r'hide|code-fold:\s*true')]
+    used = {node.id for cell in shown for node in ast.walk(parse(cell)) if isinstance(node, ast.Name)}
+    return {module for name,module in imports(nb, names).items() if name in used}
+
+def built_on(direct):
+    """Leave out of `direct`, {notebook: those that it uses}, what another one of them builds on already. Notebooks
+    stand in reading order, and use only earlier ones."""
+    order = list(direct)
+    direct = {name: {other for other in order[:i] if other in direct[name]} for i,name in enumerate(order)}
+    below = {} # and what those use, and so on
+    for name in order: below[name] = direct[name].union(*(below[other] for other in direct[name]))
+    return {name: [other for other in order if other in uses and not any(other in below[more] for more in uses)]
+            for name,uses in direct.items()}
+
+@cache
+def needs():
+    "{file name of a notebook: those that it builds on}"
+    from lesson9._modidx import d
+    nbs = {f'{stem}.ipynb': nb for stem,nb in notebooks().items()}
+    exported = {name: re.search(r'^#\|\s*default_exp\s+(\w+)', '\n'.join(c.source for c in code_cells(nb)), re.M)
+                for name,nb in nbs.items()}
+    homes = {match[1]: name for name,match in exported.items() if match and name!='index.ipynb'}
+    names = {full.removeprefix(f'{module}.'): module.split('.')[-1] for module,syms in d['syms'].items() for full in syms}
+    order = [name for name in sidebar_titles(ROOT/'_quarto.yml') if name in nbs]
+    return built_on({name: {homes[module] for module in used_modules(nbs[name], names) if module in homes}
+                     for name in order})
+
+# ---- the line below the title
+
+def places(cfg, name):
+    "Where a notebook is to be had, from settings.ini: {words: address}."
+    there,nbs = f'{cfg.user}/{cfg.repo}',Path(cfg.nbs_path).name
+    return {'Download the notebook': f'nbs/{name}',
+            'Open in Colab': f'https://colab.research.google.com/github/{there}/blob/{cfg.branch}/{nbs}/{name}',
+            'Open in Binder': f'https://mybinder.org/v2/gh/{there}/{cfg.branch}?urlpath=lab/tree/{nbs}/{name}'}
+
+def link(words, href): return f'<a href="{href}"{" download" if href.endswith(".ipynb") and ":" not in href else ""}>{words}</a>'
+
+def facts(text, builds_on, links):
+    "Put the line below the title. `builds_on` and `links` are {words: address}."
+    parts = [f'{minutes(text)} min to read']
+    if builds_on: parts.append('builds on ' + ', '.join(link(*pair) for pair in builds_on.items()))
+    parts += [link(*pair) for pair in links.items()]
+    line = f'<p class="lesson-facts">{" · ".join(parts)}</p>'
+    return re.sub(r'(<header id="title-block-header".*?</header>)', lambda head: head[1]+line, text, count=1, flags=re.S)
+
+# ---- for each page
+
+def skip_link(text):
+    "The first stop of the Tab key leads past header and sidebar, to the text."
+    text = re.sub(r'<main (?![^>]*tabindex)', '<main tabindex="-1" ', text, count=1)
+    skip = '<a class="skip-link" href="#quarto-document-content">Skip to the text</a>'
+    return re.sub(r'<body[^>]*>', lambda body: body[0]+skip, text, count=1)
+
+def folded_contents(text):
+    "The links of `On this page` once more, above the text: nbs/styles.css shows them where those beside it are hidden."
+    nav = re.search(r'<nav [^>]*id="TOC".*?</nav>', text, re.S)
+    if not nav: return text
+    toc = nav[0].split('<div class="toc-actions"')[0]
+    links = re.sub(r'<(ul|li|a)\b[^>]*?( href="[^"]*")?(?: [^>]*)?>', r'<\1\2>', toc[toc.index('<ul'):toc.rindex('</ul>')+5])
+    fold = f'<details class="page-contents"><summary>On this page</summary>{links}</details>'
+    start = r'<p class="lesson-facts">.*?</p>' if 'class="lesson-facts"' in text else r'<header id="title-block-header".*?</header>'
+    return re.sub(start, lambda above: above[0]+fold, text, count=1, flags=re.S)
+
+def footer(text, cfg):
+    "Name and version, and where the changelog, the licence and the source are; in place of Quarto's footer."
+    text = re.sub(r'<footer class="footer">.*?</footer>', '', text, flags=re.S)
+    links = {'Changelog': 'changelog.html', 'Licence': f'{cfg.git_url}/blob/{cfg.branch}/LICENSE', 'Source': cfg.git_url,
+             'Report an issue': f'{cfg.git_url}/issues/new'}
+    parts = [f'{cfg.title} {cfg.version}', *(link(*pair) for pair in links.items())]
+    return text.replace('</body>', f'<footer class="site-footer">{" · ".join(parts)}</footer></body>', 1)
+
+# ---- the changelog
+
+def changelog(text, cfg):
+    "CHANGELOG.md as the text of a page: each version has an anchor such as v0.1.0, links to files lead somewhere."
+    text = re.sub(r'^# .*\n+', '', text)
+    text = re.sub(r'^(## (\d[\w.]*).*)$', r'\1 {#v\2}', text, flags=re.M)
+    text = re.sub(rf'\]\({Path(cfg.nbs_path).name}/(\w+\.ipynb)', r'](\1', text)
+    return re.sub(r'\]\((?!\w+:|#|\w+\.ipynb)', f']({cfg.git_url}/blob/{cfg.branch}/', text)
+
+def changelog_page(proc, cfg):
+    "Write changelog.ipynb into `proc`, the folder of processed notebooks, with nbdev's links to symbols."
+    from nbdev.doclinks import NbdevLookup
+    front = '---\ntitle: Changelog\ndescription: What is new, renamed and mended in each version\noutput-file: changelog.html\n---\n'
+    text = NbdevLookup().linkify(changelog((ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), cfg))
+    text = re.sub(r'\[(`[^`]+`)\]\([^)\s]*#[^)\s]*\.[^)\s]*\)', r'\1', text) # not every method has an anchor
+    cells = [dict(cell_type=kind, id=kind, metadata={}, source=source.splitlines(keepends=True))
+             for kind,source in dict(raw=front, markdown=text).items()]
+    notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
+    (proc/'changelog.ipynb').write_text(json.dumps(notebook), encoding='utf-8')
+
+# ---- all of it
+
+def furnish(
+    docs,  # folder of the finished pages
+    names, # {file name of a notebook: name of its page, without suffix}
+    cfg,   # settings.ini
+):
+    "Put the furniture on each page, and the notebooks into docs/nbs/."
+    titles,notebook_of = sidebar_titles(ROOT/'_quarto.yml'),{page: name for name,page in names.items()}
+    (docs/'nbs').mkdir(exist_ok=True)
+    for path in docs.glob('*.html'):
+        text,name = path.read_text(encoding='utf-8'),notebook_of.get(path.stem)
+        if name in needs() and path.stem!='index':
+            builds_on = {html.escape(titles[other]): f'{names[other]}.html' for other in needs()[name]}
+            text = facts(text, builds_on, places(cfg, name))
+            shutil.copy(Path(cfg.nbs_path)/name, docs/'nbs'/name)
+        text = text.replace('/nbs/changelog.ipynb', '/CHANGELOG.md') # `View source`
+        path.write_text(footer(folded_contents(skip_link(text)), cfg), encoding='utf-8')
