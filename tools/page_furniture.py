@@ -114,7 +114,8 @@ def folded_contents(text):
     nav = re.search(r'<nav [^>]*id="TOC".*?</nav>', text, re.S)
     if not nav: return text
     toc = nav[0].split('<div class="toc-actions"')[0]
-    links = re.sub(r'<(ul|li|a)\b[^>]*?( href="[^"]*")?(?: [^>]*)?>', r'<\1\2>', toc[toc.index('<ul'):toc.rindex('</ul>')+5])
+    links = re.sub(r'</?code>', '', toc[toc.index('<ul'):toc.rindex('</ul>')+5]) # as smalldocs does
+    links = re.sub(r'<(ul|li|a)\b[^>]*?( href="[^"]*")?(?: [^>]*)?>', r'<\1\2>', links)
     fold = f'<details class="page-contents"><summary>On this page</summary>{links}</details>'
     start = r'<p class="lesson-facts">.*?</p>' if 'class="lesson-facts"' in text else r'<header id="title-block-header".*?</header>'
     return re.sub(start, lambda above: above[0]+fold, text, count=1, flags=re.S)
