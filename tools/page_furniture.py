@@ -74,15 +74,19 @@ def needs():
     "{file name of a notebook: those that it builds on}"
     from lesson9._modidx import d
     nbs = {f'{stem}.ipynb': nb for stem,nb in notebooks().items()}
-    exported = {name: re.search(r'^#\|\s*default_exp\s+(\w+)', '\n'.join(c.source for c in code_cells(nb)), re.M)
-                for name,nb in nbs.items()}
-    homes = {match[1]: name for name,match in exported.items() if match and name!='index.ipynb'}
-    names = {full.removeprefix(f'{module}.'): module.split('.')[-1] for module,syms in d['syms'].items() for full in syms}
-    order = [name for name in sidebar_titles(ROOT/'_quarto.yml') if name in nbs]
-    return built_on({name: {homes[module] for module in used_modules(nbs[name], names) if module in homes}
-                     for name in order})
+    nbs = {name: nbs[name] for name in sidebar_titles(ROOT/'_quarto.yml') if name in nbs and name!='index.ipynb'}
+    sources = {name: '\n'.join(cell.source for cell in code_cells(nb)) for name,nb in nbs.items()}
+    exports = re.compile(r'^#\|\s*default_exp\s+(\w+)', re.M)
+    homes = {exports.search(source)[1]: name for name,source in sources.items() if exports.search(source)}
+    names = {full.removeprefix(f'{home}.'): home.split('.')[-1] for home,syms in d['syms'].items() for full in syms}
+    return built_on({name: {homes[module] for module in used_modules(nb, names) if module in homes}
+                     for name,nb in nbs.items()})
 
 # ---- the line below the title
+
+TITLE_BLOCK = '<header id="title-block-header".*?</header>'
+
+def below(pattern, text, more): return re.sub(pattern, lambda found: found[0]+more, text, count=1, flags=re.S)
 
 def places(cfg, name):
     "Where a notebook is to be had, from settings.ini: {words: address}."
@@ -91,23 +95,23 @@ def places(cfg, name):
             'Open in Colab': f'https://colab.research.google.com/github/{there}/blob/{cfg.branch}/{nbs}/{name}',
             'Open in Binder': f'https://mybinder.org/v2/gh/{there}/{cfg.branch}?urlpath=lab/tree/{nbs}/{name}'}
 
-def link(words, href): return f'<a href="{href}"{" download" if href.endswith(".ipynb") and ":" not in href else ""}>{words}</a>'
+def link(words, href):
+    download = ' download' if href.startswith('nbs/') else ''
+    return f'<a href="{href}"{download}>{words}</a>'
 
 def facts(text, builds_on, links):
     "Put the line below the title. `builds_on` and `links` are {words: address}."
     parts = [f'{minutes(text)} min to read']
     if builds_on: parts.append('builds on ' + ', '.join(link(*pair) for pair in builds_on.items()))
     parts += [link(*pair) for pair in links.items()]
-    line = f'<p class="lesson-facts">{" · ".join(parts)}</p>'
-    return re.sub(r'(<header id="title-block-header".*?</header>)', lambda head: head[1]+line, text, count=1, flags=re.S)
+    return below(TITLE_BLOCK, text, f'<p class="lesson-facts">{" · ".join(parts)}</p>')
 
 # ---- for each page
 
 def skip_link(text):
     "The first stop of the Tab key leads past header and sidebar, to the text."
     text = re.sub(r'<main (?![^>]*tabindex)', '<main tabindex="-1" ', text, count=1)
-    skip = '<a class="skip-link" href="#quarto-document-content">Skip to the text</a>'
-    return re.sub(r'<body[^>]*>', lambda body: body[0]+skip, text, count=1)
+    return below('<body[^>]*>', text, '<a class="skip-link" href="#quarto-document-content">Skip to the text</a>')
 
 def folded_contents(text):
     "The links of `On this page` once more, above the text: nbs/styles.css shows them where those beside it are hidden."
@@ -117,16 +121,24 @@ def folded_contents(text):
     links = re.sub(r'</?code>', '', toc[toc.index('<ul'):toc.rindex('</ul>')+5]) # as smalldocs does
     links = re.sub(r'<(ul|li|a)\b[^>]*?( href="[^"]*")?(?: [^>]*)?>', r'<\1\2>', links)
     fold = f'<details class="page-contents"><summary>On this page</summary>{links}</details>'
-    start = r'<p class="lesson-facts">.*?</p>' if 'class="lesson-facts"' in text else r'<header id="title-block-header".*?</header>'
-    return re.sub(start, lambda above: above[0]+fold, text, count=1, flags=re.S)
+    return below('<p class="lesson-facts">.*?</p>' if 'class="lesson-facts"' in text else TITLE_BLOCK, text, fold)
+
+# Browsers that print a fold as it stands, unlike what nbs/styles.css asks for, print it open.
+PRINTING = """<script>
+addEventListener('beforeprint', () => document.querySelectorAll('main details:not([open])').forEach(fold => {
+  fold.open = fold.dataset.printing = true }))
+addEventListener('afterprint', () => document.querySelectorAll('[data-printing]').forEach(fold => {
+  fold.open = false
+  delete fold.dataset.printing }))
+</script>"""
 
 def footer(text, cfg):
     "Name and version, and where the changelog, the licence and the source are; in place of Quarto's footer."
     text = re.sub(r'<footer class="footer">.*?</footer>', '', text, flags=re.S)
-    links = {'Changelog': 'changelog.html', 'Licence': f'{cfg.git_url}/blob/{cfg.branch}/LICENSE', 'Source': cfg.git_url,
-             'Report an issue': f'{cfg.git_url}/issues/new'}
+    links = {'Changelog': 'changelog.html', 'Licence': f'{cfg.git_url}/blob/{cfg.branch}/LICENSE',
+             'Source': cfg.git_url, 'Report an issue': f'{cfg.git_url}/issues/new'}
     parts = [f'{cfg.title} {cfg.version}', *(link(*pair) for pair in links.items())]
-    return text.replace('</body>', f'<footer class="site-footer">{" · ".join(parts)}</footer></body>', 1)
+    return text.replace('</body>', f'<footer class="site-footer">{" · ".join(parts)}</footer>{PRINTING}</body>', 1)
 
 # ---- the changelog
 
@@ -140,11 +152,11 @@ def changelog(text, cfg):
 def changelog_page(proc, cfg):
     "Write changelog.ipynb into `proc`, the folder of processed notebooks, with nbdev's links to symbols."
     from nbdev.doclinks import NbdevLookup
-    front = '---\ntitle: Changelog\ndescription: What is new, renamed and mended in each version\noutput-file: changelog.html\n---\n'
+    about = ['title: Changelog', 'description: What is new, renamed and mended', 'output-file: changelog.html']
     text = NbdevLookup().linkify(changelog((ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), cfg))
     text = re.sub(r'\[(`[^`]+`)\]\([^)\s]*#[^)\s]*\.[^)\s]*\)', r'\1', text) # not every method has an anchor
     cells = [dict(cell_type=kind, id=kind, metadata={}, source=source.splitlines(keepends=True))
-             for kind,source in dict(raw=front, markdown=text).items()]
+             for kind,source in dict(raw='\n'.join(['---', *about, '---', '']), markdown=text).items()]
     notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
     (proc/'changelog.ipynb').write_text(json.dumps(notebook), encoding='utf-8')
 
@@ -160,7 +172,7 @@ def furnish(
     (docs/'nbs').mkdir(exist_ok=True)
     for path in docs.glob('*.html'):
         text,name = path.read_text(encoding='utf-8'),notebook_of.get(path.stem)
-        if name in needs() and path.stem!='index':
+        if name in needs():
             builds_on = {html.escape(titles[other]): f'{names[other]}.html' for other in needs()[name]}
             text = facts(text, builds_on, places(cfg, name))
             shutil.copy(Path(cfg.nbs_path)/name, docs/'nbs'/name)
