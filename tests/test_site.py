@@ -314,6 +314,7 @@ def test_a_small_site(tmp_path):
     (tmp_path/'nbs').mkdir()
     for name in 'settings.ini', '_quarto.yml', 'nbs/styles.css', 'nbs/logo.svg': shutil.copy(ROOT/name, tmp_path/name)
     (tmp_path/'nbs'/'_quarto.yml').symlink_to('../_quarto.yml')
+    (tmp_path/'CHANGELOG.md').write_text('# Changelog\n\n## Unreleased\n')
     def write(name, *texts):
         cells = [dict(cell_type='markdown', id=f'cell-{i}', metadata={}, source=text) for i,text in enumerate(texts)]
         notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
