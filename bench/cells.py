@@ -59,7 +59,7 @@ def cuda_stand_ins():
 
 def run_cell(source, names):
     "Execute a cell; return its outputs as a notebook stores them."
-    lines = ['\n' if line.startswith('%') else line for line in (source+'\n').splitlines(keepends=True)]
+    lines = ['\n' if line.startswith(('%', '!')) else line for line in (source+'\n').splitlines(keepends=True)]
     tree,value = ast.parse(''.join(lines)),None
     cell = f'<cell {len(linecache.cache)}>'
     linecache.cache[cell] = len(source),None,lines,cell # for inspect.getsource

@@ -20,6 +20,7 @@ def page_of(notebook):
 
 NOTEBOOKS = {page_of(path): path for path in (ROOT/'nbs').glob('*.ipynb')}
 ORDER = [page_of(name) for names in reading_order(ROOT/'_quarto.yml').values() for name in names]
+MADE = {'changelog'} # pages without a notebook: tests/test_furniture.py looks at them
 
 def cells_of(name):
     "The cells of a page's notebook."
@@ -28,7 +29,7 @@ def cells_of(name):
 @pytest.fixture(scope='session')
 def pages():
     assert DOCS.exists(), 'no _docs/: run `make site` first'
-    return {p.stem: p.read_text(encoding='utf-8') for p in DOCS.glob('*.html')}
+    return {p.stem: p.read_text(encoding='utf-8') for p in DOCS.glob('*.html') if p.stem not in MADE}
 
 def text_of(page): return html.unescape(re.sub(r'<[^>]+>', '', page))
 
@@ -204,7 +205,9 @@ def test_code_on_a_page_is_that_of_its_notebook(pages):
             assert re.match(rf' {{{indent}}}', text_of(line)), line
 
 @pytest.fixture(scope='session')
-def copies(): return {p.name.removesuffix('.html.md'): p.read_text(encoding='utf-8') for p in DOCS.glob('*.html.md')}
+def copies():
+    found = {p.name.removesuffix('.html.md'): p.read_text(encoding='utf-8') for p in DOCS.glob('*.html.md')}
+    return {name: copy for name,copy in found.items() if name not in MADE}
 
 def test_every_page_has_a_copy_in_markdown(pages, copies):
     assert sorted(copies) == sorted(pages)
@@ -240,7 +243,7 @@ def test_llms_txt_lists_every_page_in_reading_order():
     text = (DOCS/'llms.txt').read_text(encoding='utf-8')
     assert re.match(r'# lesson9\n\n> \S[^\n]*\n\n## ', text)
     entries = re.findall(r'^- \[[^]]+\]\((\w+)\.html\.md\): (.+)$', text, re.M)
-    assert entries == [(name, subtitle(name)) for name in ORDER]
+    assert [entry for entry in entries if entry[0] not in MADE] == [(name, subtitle(name)) for name in ORDER]
 
 def test_readme_is_what_the_notebook_makes():
     subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
@@ -312,6 +315,7 @@ def test_a_small_site(tmp_path):
     (tmp_path/'nbs').mkdir()
     for name in 'settings.ini', '_quarto.yml', 'nbs/styles.css', 'nbs/logo.svg': shutil.copy(ROOT/name, tmp_path/name)
     (tmp_path/'nbs'/'_quarto.yml').symlink_to('../_quarto.yml')
+    (tmp_path/'CHANGELOG.md').write_text('# Changelog\n\n## Unreleased\n')
     def write(name, *texts):
         cells = [dict(cell_type='markdown', id=f'cell-{i}', metadata={}, source=text) for i,text in enumerate(texts)]
         notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)

@@ -9,6 +9,7 @@ from pathlib import Path
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from post_render import page_names
+from pre_render import prepare
 from site_links import broken_links
 from smalldocs_site import rename_pages
 
@@ -23,6 +24,7 @@ def build():
     quarto = shutil.which('quarto')
     if quarto: command = [quarto, 'render', '--no-cache']
     else:
+        prepare(PROC) # before the pages are renamed
         rename_pages(PROC, page_names(PROC))
         command = [Path(sys.executable).with_name('smalldocs'), 'render']
     subprocess.run(command, cwd=PROC, check=True)

@@ -5,6 +5,7 @@ Exits with 1 if one is exceeded, times excepted.
 A module belongs to its notebook's part: the lesson (00 to 05, without 01, 03c and 04a to 04c), the workshop (up to 29)
 or the proof."""
 import ast, re, sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -19,9 +20,15 @@ def notebooks(): return {path.stem: nbformat.read(path, as_version=4) for path i
 def code_cells(nb): return [cell for cell in nb.cells if cell.cell_type=='code']
 def markdown(nb): return '\n\n'.join(cell.source for cell in nb.cells if cell.cell_type=='markdown')
 def says(cell, directives): return bool(re.search(rf'^#\|\s*({directives})\s*$', cell.source, re.M))
-def parse(cell): return ast.parse(TransformerManager().transform_cell(cell.source)) # makes Python of `%magic`
+def parse(cell): return tree(cell.source)
 def filled(text): return [line for line in text.splitlines() if line.strip()]
 def number(stem): return stem.split('_')[0]
+
+@cache
+def tree(source):
+    "The syntax tree of a cell, of which IPython makes Python where there is `%magic` in it."
+    try: return ast.parse(source)
+    except SyntaxError: return ast.parse(TransformerManager().transform_cell(source))
 
 def words(text):
     "How many words a text has, without blocks of code, tags and the addresses of links."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markdown_pages import front_matter, markdown_copies
 from nbdev.config import get_config
+from page_furniture import copy_notebooks, furnish
 from pictures import shrink
 from quarto_site import as_smalldocs
 from readme import readme
@@ -16,6 +17,10 @@ def page_names(proc):
     the notebook has that name already."""
     fronts = {path.name: front_matter(json.loads(path.read_text(encoding='utf-8'))) for path in proc.glob('*.ipynb')}
     return {name: front.get('output-file', name).rpartition('.')[0] for name,front in fronts.items()}
+
+def pages_of(nbs):
+    "{file name of a notebook in the folder nbs: name of its page, without suffix}, by nbdev's rule."
+    return {path.name: re.sub(r'^\d+[a-z]*_', '', path.stem) for path in nbs.glob('*.ipynb')}
 
 def copy_of(page): return f'<link rel="alternate" type="text/markdown" href="{page.name}.md">'
 
@@ -66,14 +71,17 @@ def finish(
     "Finish the pages that have not been: after a change, `nbdev_preview` renders one page only."
     cfg = get_config()
     home = f'{cfg.doc_host}{cfg.doc_baseurl}/'
-    names,sizes = page_names(proc),picture_sizes(proc)
+    sizes,pages = picture_sizes(proc),pages_of(cfg.nbs_path)
+    notebooks = {page: name for name,page in pages.items()}
     for page in docs.glob('*.html'):
         text = page.read_text(encoding='utf-8')
         if copy_of(page) in text: continue
-        if by_smalldocs: text = view_source(unpack_pictures(formulas(text), page, sizes), cfg.nbs_path)
+        if by_smalldocs: text = view_source(unpack_pictures(formulas(text), page, sizes), pages)
         else: text = unpack_pictures(as_smalldocs(text, home), page, {})
-        page.write_text(finish_page(text, page, home), encoding='utf-8')
-    for name,copy in markdown_copies(proc, names, home, cfg.title, cfg.description).items():
+        text = furnish(finish_page(text, page, home), notebooks.get(page.stem), pages, cfg)
+        page.write_text(text, encoding='utf-8')
+    copy_notebooks(docs, cfg)
+    for name,copy in markdown_copies(proc, page_names(proc), home, cfg.title, cfg.description).items():
         (docs/name).write_text(copy, encoding='utf-8')
     search_index(docs)
     for path in docs.rglob('*.css'): path.write_text(drop_web_fonts(path.read_text(encoding='utf-8')), encoding='utf-8')

@@ -1,9 +1,10 @@
 """What both renderers of the site, Quarto and smalldocs, run before they read the processed notebooks: nbs/_quarto.yml
 names this script. They start it in the project's folder, _proc/, so `nbdev_docs` and `nbdev_preview` use it, too."""
-import json, re
+import json, os, re
 from pathlib import Path
 
 from nbdev.config import get_config
+from page_furniture import changelog_page
 from pictures import card
 
 def joined(text):
@@ -38,6 +39,8 @@ def prepare(
         text = json.dumps(notebook)
         if text!=before: path.write_text(text, encoding='utf-8') # else a preview would render it again
     cfg = get_config()
+    changelog_page(proc, cfg)
     if not (proc/'card.png').exists(): card(proc/'card.png', cfg.title, cfg.description)
 
-if __name__ == '__main__': prepare(Path.cwd())
+if __name__ == '__main__':
+    if 'SMALLDOCS' not in os.environ: prepare(Path.cwd()) # else tools/build_site.py has done it

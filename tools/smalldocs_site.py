@@ -81,10 +81,9 @@ def hanging_lines(text):
     "Code in which the rest of a broken line doesn't look like a line of its own, which Python would read differently."
     return re.sub(r'(<pre class="sourceCode[^>]*><code[^>]*>)(.*?)(</code>)', code_lines, text, flags=re.S)
 
-def view_source(text, nbs):
-    "The `View source` link of a page leads to the notebook by the name it has in `nbs`, the folder of notebooks."
-    names = {path.name: re.sub(r'^\d+[a-z]*_', '', path.name) for path in nbs.glob('*.ipynb')} # nbdev's rule
-    for name,page in names.items(): text = text.replace(f'/nbs/{page}"', f'/nbs/{name}"')
+def view_source(text, names):
+    "The `View source` link of a page leads to the notebook by the name it has in nbs/."
+    for old,new in names.items(): text = text.replace(f'/nbs/{new}.ipynb"', f'/nbs/{old}"')
     return text
 
 ANSWERED = re.compile(r'<details id="(question-[^"]+)"[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>', re.S)
