@@ -13,9 +13,10 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from pictures import card, shrink
 from quarto_site import as_smalldocs
+from search_index import search_index
 from site_links import broken_links
 from smalldocs_site import (
-    formulas, hanging_lines, picture_sizes, rename_pages, search_index, unpack_pictures, view_source)
+    formulas, hanging_lines, picture_sizes, rename_pages, unpack_pictures, view_source)
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC,DOCS = ROOT/'_proc',ROOT/'_docs'
