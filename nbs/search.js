@@ -11,7 +11,7 @@
     element.append(...children)
     return element
   }
-  const list = make('div', {id: 'site-search-list', role: 'listbox', 'aria-label': 'Results'})
+  const list = make('div', {id: 'site-search-list', role: 'listbox', 'aria-label': 'Results', tabindex: -1})
   const status = make('p', {role: 'status'})
   const panel = make('div', {class: 'site-search-panel', hidden: ''}, status, list)
   const field = make('input', {
@@ -33,13 +33,15 @@
   const withMarks = (name, pieces) =>
     make('span', {class: name}, ...pieces.map((piece, i) => i%2 ? make('mark', {}, piece) : piece))
   const option = (entry, i, query) => {
-    const texts = [entry.text, entry.code].map(text => siteSearch.marked(text, query, 150))
-    const where = entry.kind == 'section' ? entry.page : entry.kind == 'page' ? 'page' : `${entry.page} · ${entry.kind}`
+    const [name, where, text, code] = [
+      [entry.name], [entry.kind == 'page' ? 'page' : entry.page], [entry.text, 150], [entry.code, 150],
+    ].map(([text, length]) => siteSearch.marked(text, query, length))
+    if (!['page', 'section'].includes(entry.kind)) where.push(where.pop() + ` · ${entry.kind}`)
+    const found = pieces => pieces.length > 1
+    const excerpt = found(text) || found(name) && text[0] || !found(code) ? text : code
     const link = {href: new URL(entry.href, here), tabindex: -1}
     return make('a', {id: `site-search-${i}`, role: 'option', 'aria-selected': 'false', ...link},
-      withMarks('site-search-name', siteSearch.marked(entry.name, query)),
-      make('span', {class: 'site-search-where'}, where),
-      withMarks('site-search-text', texts.find(pieces => pieces.length > 1) ?? texts.find(([text]) => text) ?? []))
+      withMarks('site-search-name', name), withMarks('site-search-where', where), withMarks('site-search-text', excerpt))
   }
   let chosen = -1
   const choose = n => {
@@ -56,7 +58,7 @@
     list.replaceChildren(...options)
     list.hidden = !options.length
     panel.hidden = !text
-    panel.scrollTop = 0
+    list.scrollTop = 0
     field.setAttribute('aria-expanded', options.length > 0)
     choose(-1)
   }

@@ -9,7 +9,7 @@ window.siteSearch = (() => {
   const lower = words => words.map(word => word.toLowerCase())
   const waysOf = once(word => [...new Set(lower([word, word.replace(/[_-]/g, ''), ...partsOf(word)]))])
   const stem = once(word => { // `ise` and `ize` are one
-    const short = word.replace(/iz/, 'is').replace(/(ations?|ates?|ated|ating|ing|ed|es|s|e)$/, '')
+    const short = word.replace(/iz/, 'is').replace(/(ations?|(?<=.{4})ions?|at(?:es?|ed|ing)|ing|ed|es|s|e)$/, '')
     return short.length < 3 ? word : short.replace(/(.)\1$/, '$1')
   })
   const FILLING = new Set('a an and are can do does for how i in is it my of on or the to use what when with'.split(' '))
@@ -53,7 +53,7 @@ window.siteSearch = (() => {
     index.prepared ??= index.map(prepared)
     index.words ??= [...new Set(index.prepared.flatMap(({weights}) => [...weights.keys()]))]
   }
-  const find = (index, query) => { // the entries in which all words of the query are found, best first
+  const find = (index, query) => { // the entries that have all words of the query, best first
     prepare(index)
     const scores = new Map()
     variants(query).filter(wanted => wanted.length).forEach((wanted, variant) => {
@@ -66,7 +66,9 @@ window.siteSearch = (() => {
         scores.set(entry, Math.max(score, scores.get(entry) ?? 0))
       }
     })
-    return [...scores].sort(([, a], [, b]) => b-a).map(([entry]) => entry)
+    const ordered = [...scores].sort(([, a], [, b]) => b-a).map(([entry]) => entry)
+    const places = new Set() // each is named once: a term, a task and a section may lead to the same
+    return ordered.filter(({href}) => !places.has(href) && places.add(href))
   }
 
   // ---- What is shown: a text in pieces, every second of which is marked; of a long one the surroundings of a mark.

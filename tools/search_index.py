@@ -11,7 +11,7 @@ PRE = re.compile(r'<pre\b.*?</pre>', re.S)
 
 def plain(text):
     "Text without tags; those inside of a line leave no space behind."
-    text = re.sub(r'<(script|style|button)\b.*?</\1>', '', text, flags=re.S)
+    text = re.sub(r'<(script|style|button|nav|annotation)\b.*?</\1>', '', text, flags=re.S)
     text = re.sub(r'</?(span|a|code|em|strong|b|i|wbr)\b[^>]*>', '', text)
     return ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', text)).split())
 
@@ -28,31 +28,28 @@ def kind_of(name, body):
     if owner: return 'method'
     return 'class' if last[0].isupper() else 'function'
 
-def rows(main):
-    "[(headings of a table, the cells of one of its rows)]"
-    found = []
-    for table in re.findall(r'<table\b.*?</table>', main, re.S):
-        head,*body = [re.findall(r'<t[hd]\b[^>]*>(.*?)</t[hd]>', row, re.S) for row in table.split('<tr')[1:]]
-        found += [([plain(cell) for cell in head], cells) for cells in body]
-    return found
+def cells_of(row): return re.findall(r'<t[hd]\b[^>]*>(.*?)</t[hd]>', row, re.S)
 
 def first_link(cell):
-    "Where the first link of a cell leads, from any page of the site."
+    "Where the first link of a cell leads; None without one."
     found = re.search(r'href="(?:\./)?([^"]+)"', cell)
     return html.unescape(found[1]) if found else None
 
-def row_entries(main, page):
-    "Entries for rows of tables that lead somewhere: the glossary's terms, the reference's tasks."
-    found = []
-    for head,cells in rows(main):
-        if head==['term', 'what it is']:
-            term,meaning = cells
-            found.append(entry(first_link(term), page, term, meaning, 'term'))
-        elif head==['task', 'also called', 'use', 'where']:
-            task,also,use,where = cells
-            synonyms = [word.strip() for word in plain(also).split(',') if word.strip()]
-            found.append(entry(first_link(where), page, task, f'{use} {where}', 'task', synonyms))
-    return [row for row in found if row['href']]
+def row_entry(head, cells, page):
+    "The entry of a row that leads somewhere: a term of the glossary, a task of the reference. None for another table."
+    if head==['term', 'what it is']:
+        term,meaning = cells
+        return entry(first_link(term), page, term, meaning, 'term')
+    if head==['task', 'also called', 'use', 'where']:
+        task,also,use,where = cells
+        synonyms = [name.strip() for name in plain(also).split(',') if name.strip()]
+        return entry(first_link(where), page, task, f'{use}: {where}', 'task', synonyms)
+
+def table_entries(table, page):
+    "The entries of a table's rows."
+    head,*rows = [cells_of(row) for row in table.split('<tr')[1:]]
+    found = [row_entry([plain(cell) for cell in head], cells, page) for cells in rows]
+    return [row for row in found if row and row['href']]
 
 def page_entries(
     name, # of the page's file
@@ -62,12 +59,16 @@ def page_entries(
     main = text[text.index('<main'):text.index('</main>')]
     title = plain(re.search(r'<h1\b[^>]*>(.*?)</h1>', main, re.S)[1])
     description = re.search(r'<div class="description">(.*?)</div>', main, re.S)
-    found = row_entries(main, title)
+    found = []
+    for table in re.findall(r'<table\b.*?</table>', main, re.S):
+        rows = table_entries(table, title)
+        if rows: main = main.replace(table, '') # else its words would be found twice
+        found += rows
     for anchor,question,answer in ANSWERED.findall(main):
         found.append(entry(f'{name}#{anchor}', title, question, answer, 'question'))
     start,*parts = re.split(r'<(?:section|h[2-6]) id="([^"]+)"[^>]*>', ANSWERED.sub('', main))
-    body = start.split('</header>')[-1]
-    first = entry(name, title, title, f'{description[1] if description else ""} {body}', 'page')
+    about = f'<p>{description[1].strip()}.</p>' if description else ''
+    first = entry(name, title, title, about + start.split('</header>')[-1], 'page')
     for anchor,body in zip(parts[::2], parts[1::2]):
         heading = HEADING.search(body)
         if not heading: continue
