@@ -27,7 +27,7 @@ window.siteSearch = (() => {
   }
 
   // ---- Ranks. What counts: where a word stands, how much of the word it is, and what kind of thing has been found.
-  const [NAME, ALSO, PAGE, TEXT, CODE] = [10, 8, 3, 1, .3]
+  const [NAME, PAGE, TEXT, CODE] = [10, 3, 1, .3]
   const [WHOLE, STEM, START, INSIDE] = [1, .9, .2, .002]
   const KINDS = {task: 6, class: 4, page: 3, term: 2, section: 1, function: 1, question: 1, method: 0}
 
@@ -41,7 +41,7 @@ window.siteSearch = (() => {
       const now = weights.get(word) // a word that comes again and again counts up to twice as much
       weights.set(word, now == null ? weight : now >= 2*weight ? now : Math.max(now+again, weight))
     })
-    add(entry.name, NAME); add(entry.also.join(' '), ALSO); add(entry.page, PAGE)
+    add([entry.name, ...entry.also].join(' '), NAME); add(entry.page, PAGE)
     add(entry.text, TEXT, TEXT/10); add(entry.code, CODE, CODE/10)
     return {entry, weights, names: [entry.name, ...entry.also].map(stemsOf)}
   }
