@@ -99,12 +99,10 @@
   field.addEventListener('input', () => shown = show())
   panel.addEventListener('mousedown', event => event.preventDefault()) // the field keeps the focus
   list.addEventListener('click', event => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return // opens elsewhere
-    close()
-    field.blur()
+    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) field.blur() // else it opens elsewhere, and one goes on here
   })
   box.addEventListener('focusout', event => { if (!box.contains(event.relatedTarget)) close() })
-  document.addEventListener('pointerdown', event => { if (!box.contains(event.target)) close() })
+  document.addEventListener('pointerdown', event => { if (!box.contains(event.target)) close() }) // on phones, too
   document.addEventListener('keydown', event => {
     const typing = event.target.closest?.('input, textarea, select, [contenteditable]')
     if (!['/', 's'].includes(event.key) || typing || event.ctrlKey || event.metaKey || event.altKey) return
