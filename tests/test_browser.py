@@ -2,58 +2,14 @@
 
 Needs playwright and axe-playwright-python, which .venv has, and a Chromium. Where one is missing, the tests are
 skipped and say so."""
-import html, importlib, re, threading
+import html, re
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from lesson9._modidx import d as modidx
-
 DOCS = Path(__file__).resolve().parent.parent/'_docs'
 PAGES = sorted(p.name for p in DOCS.glob('*.html'))
-
-AXE = '/axe.min.js' # served as if it were part of the site, so that the browser compiles it once
-
-class Site(SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
-    def translate_path(self, path): return axe_file() if path==AXE else super().translate_path(path)
-
-def axe_file():
-    package = importlib.import_module('axe_playwright_python')
-    return str(next(Path(package.__file__).parent.rglob(AXE[1:])))
-
-@pytest.fixture(scope='session')
-def address():
-    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Site, directory=DOCS)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_port}'
-        server.shutdown()
-
-@pytest.fixture(scope='session')
-def axe():
-    reason = 'axe-playwright-python is not installed: pages were not checked by axe'
-    pytest.importorskip('axe_playwright_python', reason=reason)
-
-@pytest.fixture(scope='session')
-def only_tab(browser, address):
-    "One for all tests: a new tab is a new process, which compiles style sheets and scripts again."
-    with browser.new_context(base_url=address) as context:
-        tab = context.new_page()
-        tab.errors,tab.strangers = [],[]
-        tab.on('console', lambda m: m.type=='error' and tab.errors.append(m.text))
-        tab.on('pageerror', lambda e: tab.errors.append(str(e)))
-        tab.on('request', lambda r: r.url.startswith((address, 'data:')) or tab.strangers.append(r.url))
-        yield tab
-
-@pytest.fixture
-def tab(only_tab):
-    "The tab, light and wide. `errors` are those of its console, `strangers` the requests to other hosts."
-    for found in only_tab.errors,only_tab.strangers: found.clear()
-    only_tab.set_viewport_size(dict(width=1280, height=900))
-    yield only_tab
-    if only_tab.url.startswith('http'): only_tab.evaluate('localStorage.clear()') # a page keeps the scheme there
 
 # Light or dark
 
@@ -172,7 +128,7 @@ def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, axe, known_looks,
     assert [width for width in widths if sideways(tab, width)] == []
     looks += tab.evaluate(SAMPLE, [*known_looks])
 
-    tab.add_script_tag(url=AXE)
+    tab.add_script_tag(url=axe)
     tab.evaluate(PLAIN_LINES)
     assert violations(tab, 'document', rules=OTHER_RULES) == []
     if tab.evaluate('samples.size'):
@@ -184,40 +140,6 @@ def test_page_loads_by_itself_fits_and_can_be_read_by_all(tab, axe, known_looks,
         known_looks.update(looks) # now that they have passed
     assert (tab.errors, tab.strangers) == ([], [])
 
-# Search
-
-def page_of(symbol):
-    "The page that has the entry of a symbol."
-    links = {name.split('.')[-1]: link for names in modidx['syms'].values() for name,(link,_) in names.items()}
-    return links[symbol].split('#')[0]
-
-@pytest.mark.parametrize('word, page', [
-    ('DeviceCallback', page_of('DeviceCallback')), ('coroutine', 'minibatch_training.html'),
-    ('square images', 'why_sqrt5.html')])
-def test_search_leads_to_the_heading_over_the_word(tab, word, page):
-    tab.goto('/index.html')
-    target = tab.locator(f'[id="{search(tab, word, page)}"]')
-    assert word in target.evaluate('e => (e.closest("section, details") ?? e).textContent')
-    heading = 'self::h1 or self::h2 or self::h3 or self::h4 or self::summary'
-    assert_on_top(tab, target.locator(f'xpath=descendant-or-self::*[{heading}]'))
-
-def search(tab, word, page):
-    "Type `word` into the search field and follow the first result on `page`; returns the anchor it leads to."
-    if (button := tab.locator('.aa-DetachedSearchButton')).count(): button.first.click() # Quarto's field opens
-    tab.locator('#quarto-search input, .aa-Input').first.click()
-    tab.keyboard.type(word, delay=20)
-    link = tab.locator(f'a[href*="{page}#"]:visible', has_text=word).first
-    link.wait_for(timeout=10_000)
-    link.click()
-    tab.wait_for_url(f'**/{page}*')
-    tab.wait_for_load_state('load')
-    return tab.evaluate('decodeURIComponent(location.hash.slice(1))')
-
-def assert_on_top(tab, place):
-    "Under the page's header, in the upper half of the window."
-    header,box = tab.locator('#quarto-header').bounding_box(),place.first.bounding_box()
-    assert header['y']+header['height'] <= box['y'] < 450, 'not in the upper half of the window'
-
 # Questions and answers
 
 SUMMARY = re.compile(r'<details[^>]*class="question"[^>]*>\s*<summary>(.*?)</summary>', re.S)
@@ -228,14 +150,6 @@ def question():
     found = ((page, SUMMARY.search((DOCS/page).read_text(encoding='utf-8'))) for page in PAGES)
     page,match = next((page, match) for page,match in found if match)
     return page, html.unescape(re.sub('<[^>]+>', '', match[1]))
-
-def test_search_leads_to_a_question_and_opens_it(tab, question):
-    page,words = question
-    tab.goto('/index.html')
-    fold = tab.locator(f'[id="{search(tab, words, page)}"]')
-    assert words in fold.locator('summary').inner_text()
-    assert fold.evaluate('e => e.open')
-    assert_on_top(tab, fold)
 
 def test_what_is_folded_opens_by_mouse_and_by_keyboard(tab, question):
     tab.goto(f'/{question[0]}')

@@ -108,36 +108,6 @@ def test_a_question_is_folded_and_its_answer_rendered(pages):
             assert re.match(r'\s*<(p|ul|ol|pre|div|table)\b', answer), (name, question)
             assert not re.search(r'\]\(|(?<!`)`\w', text_of(answer)), (name, question, 'Markdown shows')
 
-def test_search_knows_symbols_prose_and_questions(pages):
-    if not (DOCS/'search.json').exists(): return # Quarto's own
-    found = json.loads((DOCS/'search.json').read_text(encoding='utf-8'))
-    def said(entry): return entry['title'] + entry['section'] + entry['text']
-    def hits(word): return {entry['href'].split('#')[0] for entry in found if word in said(entry)}
-    assert 'callbacks.html' in hits('Callback') and 'minibatch_training.html' in hits('coroutine')
-    entries = {entry['href']: entry for entry in found}
-    for name,page in pages.items():
-        for anchor,question,answer in QUESTION.findall(page):
-            entry = entries[f'{name}.html#{anchor}']
-            assert entry['section']==text_of(question) and len(entry['text'])>20, (name, question)
-
-def test_search_knows_all_code(pages):
-    "Also what stands behind a `<`, which looks like the beginning of a tag."
-    if not (DOCS/'search.json').exists(): return
-    known = {}
-    for entry in json.loads((DOCS/'search.json').read_text(encoding='utf-8')):
-        page = entry['href'].split('.html')[0]
-        known[page] = known.get(page, '') + ' ' + entry['text']
-    for name,page in pages.items():
-        for code in re.findall(r'<pre class="sourceCode[^>]*>(.*?)</pre>', page, re.S):
-            assert ' '.join(text_of(code).split()) in known[name], (name, text_of(code)[:80])
-
-def test_search_leads_to_headings(pages):
-    pages = pages | {name: (DOCS/f'{name}.html').read_text(encoding='utf-8') for name in MADE}
-    if (DOCS/'search.json').exists():
-        for entry in json.loads((DOCS/'search.json').read_text(encoding='utf-8')):
-            page,_,anchor = entry['href'].partition('.html#')
-            assert not anchor or f'id="{anchor}"' in pages[page], entry['href']
-
 def test_pictures_have_the_size_their_notebook_shows_them_at(pages):
     for name,page in pages.items():
         outputs = [output for cell in cells_of(name) for output in cell.get('outputs', [])]

@@ -10,7 +10,8 @@ from page_furniture import copy_notebooks, furnish
 from pictures import shrink
 from quarto_site import as_smalldocs
 from readme import readme
-from smalldocs_site import formulas, hanging_lines, picture_sizes, search_index, unpack_pictures, view_source
+from search_index import search_index
+from smalldocs_site import formulas, hanging_lines, picture_sizes, unpack_pictures, view_source
 
 def page_names(proc):
     """{file name of a notebook in _proc: the name without suffix of its page}, which nbdev chooses. For smalldocs,

@@ -1,6 +1,5 @@
 """What smalldocs leaves undone, so that its pages come out as Quarto's do: their names, formulas as MathML, pictures in
-files of their own and of the size at which the notebook shows them, code in lines, a search that knows every word and
-every question."""
+files of their own and of the size at which the notebook shows them, code in lines."""
 import base64, html, json, re
 
 from latex2mathml.converter import convert
@@ -85,33 +84,3 @@ def view_source(text, names):
     "The `View source` link of a page leads to the notebook by the name it has in nbs/."
     for old,new in names.items(): text = text.replace(f'/nbs/{new}.ipynb"', f'/nbs/{old}"')
     return text
-
-ANSWERED = re.compile(r'<details id="(question-[^"]+)"[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>', re.S)
-
-def plain(text):
-    "Text without tags; those inside of a line leave no space behind."
-    text = re.sub(r'<(script|style)\b.*?</\1>', '', text, flags=re.S)
-    text = re.sub(r'</?(span|a|code|em|strong|b|i|wbr)\b[^>]*>', '', text)
-    return ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', text)).split())
-
-def search_index(docs):
-    """What the search field knows, from the finished pages: smalldocs leaves out whatever stands in code between a `<`
-    and the next `>`, Quarto has no entries for symbols, and neither has any for questions."""
-    entries = json.loads((docs/'search.json').read_text(encoding='utf-8'))
-    for path in docs.glob('*.html'):
-        page = path.read_text(encoding='utf-8')
-        main = page[page.index('<main'):page.index('</main>')]
-        parts = re.split(r'<(?:section|h[1-6]) id="([^"]+)"[^>]*>', main)
-        texts = {path.name: parts[0]} | {f'{path.name}#{anchor}': body for anchor,body in zip(parts[1::2], parts[2::2])}
-        for entry in entries:
-            if entry['href'] in texts: entry['text'] = plain(texts[entry['href']])
-        title = next(entry['title'] for entry in entries if entry['href'].split('#')[0]==path.name)
-        for href in texts.keys() - {entry['href'] for entry in entries}:
-            heading = re.search(r'(?:^|<h[1-6][^>]*>)(.*?)</h[1-6]>', texts[href], re.S)
-            if not heading: continue
-            section,text = plain(heading[1]),plain(texts[href])
-            entries.append(dict(objectID=href, href=href, title=title, section=section, text=text))
-        for anchor,question,answer in ANSWERED.findall(main):
-            href = f'{path.name}#{anchor}'
-            entries.append(dict(objectID=href, href=href, title=title, section=plain(question), text=plain(answer)))
-    (docs/'search.json').write_text(json.dumps(entries, ensure_ascii=False), encoding='utf-8')
