@@ -50,7 +50,7 @@ def show_changes(folder):
 
 def build(folder):
     "Build in `folder`, and check as PyPI does; return the sdist and the wheel."
-    run(sys.executable, '-m', 'build', '.', folder=folder) # the wheel is built from the sdist
+    run(sys.executable, '-m', 'build', '--quiet', '.', folder=folder) # the wheel is built from the sdist
     sdist,wheel = next(folder.glob('dist/*.tar.gz')),next(folder.glob('dist/*.whl'))
     run(here('twine'), 'check', '--strict', sdist, wheel)
     run(here('pyroma'), '--min', '10', sdist)
