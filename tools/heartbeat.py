@@ -1,6 +1,6 @@
 """Run a command that is silent for long, and show that it's alive: `python tools/heartbeat.py COMMAND...`
 
-Every ten seconds a line says how long it has run, and what it printed last. If it fails, all that it printed follows."""
+Every ten seconds a line says how long it has run, and what it printed last. If it fails, everything follows."""
 import os, subprocess, sys, tempfile, time
 from pathlib import Path
 
