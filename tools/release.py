@@ -16,7 +16,7 @@ VERSION = re.compile(r'^version *= *(.*)$', re.M)
 def here(name): return Path(sys.executable).with_name(name) # a command of this environment
 
 def run(*command, folder=ROOT):
-    print('$', *command, flush=True)
+    print('$', *(getattr(part, 'name', part) for part in command), flush=True) # without the folders of paths
     subprocess.run([str(part) for part in command], cwd=folder, check=True)
 
 def git(*command, folder=ROOT):
@@ -50,7 +50,7 @@ def show_changes(folder):
 
 def build(folder):
     "Build in `folder`, and check as PyPI does; return the sdist and the wheel."
-    run(sys.executable, '-m', 'build', '--quiet', '.', folder=folder) # the wheel is built from the sdist
+    run(here('python'), '-m', 'build', '--quiet', '.', folder=folder) # the wheel is built from the sdist
     sdist,wheel = next(folder.glob('dist/*.tar.gz')),next(folder.glob('dist/*.whl'))
     run(here('twine'), 'check', '--strict', sdist, wheel)
     run(here('pyroma'), '--min', '10', sdist)
@@ -60,7 +60,7 @@ def try_wheel(wheel, folder):
     "Train with the wheel alone, in a new environment and an empty folder, with the newest that its requirements allow."
     python = folder/'venv'/'bin'/'python'
     torch  = re.search(r'^torch==\S+', (ROOT/'constraints.txt').read_text(), re.M)[0] # it's large, and pip has it
-    run(sys.executable, '-m', 'venv', folder/'venv')
+    run(here('python'), '-m', 'venv', folder/'venv')
     run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', torch, wheel)
     (folder/'empty').mkdir()
     run('env', '-u', 'PYTHONPATH', python, ROOT/'tests'/'wheel_check.py', folder=folder/'empty')
