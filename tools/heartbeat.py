@@ -7,7 +7,7 @@ from pathlib import Path
 def last_line(path, width=100):
     "The last line of a file that says something in words, cut to `width`."
     lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
-    return next((line.strip()[:width] for line in reversed(lines) if line.strip()[:1].isalpha()), '')
+    return next((line.strip()[:width] for line in reversed(lines) if line.strip()[:1].isalpha()), 'starting')
 
 def main(command, every=10):
     start = time.monotonic()

@@ -39,7 +39,8 @@ def progress(name, text):
     "How far a part has come, from what it has printed."
     if name=='notebooks':
         begun,ended = (re.findall(rf'^{word} .*?(\w+)\.ipynb$', text, re.M) for word in ('Starting', '- Completed'))
-        return f"{len(ended)} of {N_NOTEBOOKS} notebooks, now {' and '.join(sorted({*begun}-{*ended}))}"
+        now = ' and '.join(sorted({*begun}-{*ended}))
+        return f'{len(ended)} of {N_NOTEBOOKS} notebooks' + (f', now {now}' if now else '')
     if name=='tests': return f"{['0%', *re.findall(r'([0-9]+%)]', text)][-1]} of the tests"
     return f'building the {name}'
 
