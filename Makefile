@@ -10,10 +10,10 @@ SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) 
 SITE      := _docs/.built
 
 .PHONY: help site test test-all soak fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-checkpoint \
-        bench-scaling bench-gpu clean
+        bench-scaling bench-gpu release release-check clean
 help:
-	@echo 'make site     set up .venv if needed, export the library, build the site into _docs/'
-	@echo 'make test     set up .venv if needed, run the tests (about four minutes)'
+	@echo 'make site     set up .venv if needed (two minutes), export the library, build the site into _docs/ (one)'
+	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
 	@echo 'make test-all also run the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
@@ -29,21 +29,31 @@ help:
 	@echo 'make bench-checkpoint  time what saving checkpoints costs on this disk (a few minutes)'
 	@echo 'make bench-scaling  time steps with 1, 2 and 4 processes on this processor (seven minutes)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
+	@echo 'make release-check  build what PyPI would get, and try it in an empty environment (two minutes)'
+	@echo 'make release VERSION=0.2.0  say what a release would change; with TAG=1, change, commit and tag it'
 	@echo 'make clean    remove what these made, .venv included'
 
 # The stamp goes first and comes back last: after a failed install there is none, and the next try installs again.
-VERSION := import sys; v = sys.version_info; v >= (3,11) or sys.exit( \
+NEW_ENOUGH := import sys; v = sys.version_info; v >= (3,11) or sys.exit( \
     "lesson9 needs Python 3.11 or newer; %s is %d.%d. Name another one: make PYTHON=..." % (sys.executable, v[0], v[1]))
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 $(READY): settings.ini setup.py constraints.txt
-	@$(PYTHON) -c '$(VERSION)'
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	@rm -f $@
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo 'Installing into $(VENV): two minutes, and more where PyTorch with CUDA has to be downloaded first (3 GB)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python tools/heartbeat.py $(INSTALL) -e '.[dev]'
+	@touch $@
+
+# What a release needs, too
+$(VENV)/.release: $(READY)
+	@$(BIN)/python tools/heartbeat.py $(INSTALL) -e '.[dev,release]'
 	@touch $@
 
 EXPORT := $(BIN)/nbdev_export
 site: $(SITE)
 $(SITE): $(READY) $(SOURCES)
+	@echo 'Building the site: less than a minute, and three with Quarto'
 	$(EXPORT)
 	$(BIN)/python tools/build_site.py
 	touch $@
@@ -150,5 +160,13 @@ bench-gpu: $(READY)
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 
+# Nothing is uploaded: the last lines say what to type for that.
+release: $(VENV)/.release
+	@test -n '$(VERSION)' || { echo 'Which version? make release VERSION=0.2.0'; exit 1; }
+	@$(BIN)/python tools/release.py $(VERSION) $(if $(TAG),--tag)
+
+release-check: $(VENV)/.release
+	@$(BIN)/python tools/release.py
+
 clean:
-	rm -rf $(VENV) .venv-bench _docs _proc build *.egg-info .test-times .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench _docs _proc build dist *.egg-info .test-times .mypy_cache .ruff_cache

@@ -1,10 +1,13 @@
 "What the wheel and the sdist hold, and what they say of themselves. They are built from a copy of the checkout."
-import ast, email, hashlib, re, shutil, subprocess, sys, tarfile, zipfile
+import ast, email, hashlib, os, re, shutil, subprocess, sys, tarfile, zipfile
 from configparser import ConfigParser
 from email.message import Message
 from pathlib import Path
 
 import pytest
+import release
+import yaml
+from nbdev.doclinks import _nbpath2html as page_of
 
 import lesson9
 
@@ -12,9 +15,12 @@ ROOT  = Path(__file__).resolve().parent.parent
 NEEDS = ['torch', 'fastcore>=1.14', 'matplotlib', 'numpy', 'safetensors>=0.5', 'tqdm']
 MNIST = [f'lesson9/mnist/{part}-ubyte.gz' for part in
          ('train-images-idx3', 'train-labels-idx1', 't10k-images-idx3', 't10k-labels-idx1')]
-SETTINGS = ConfigParser()
-SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
-NAME = f"lesson9-{SETTINGS['DEFAULT']['version']}"
+CONFIG = ConfigParser()
+CONFIG.read(ROOT/'settings.ini', encoding='utf-8')
+SETTINGS = CONFIG['DEFAULT']
+SITE = SETTINGS['doc_host'] + SETTINGS['doc_baseurl']
+NAME = f"lesson9-{SETTINGS['version']}"
+LINK = re.compile(r'\]\(([^)]*)\)')
 INFO = f'{NAME}.dist-info'
 
 def build(folder, out, *kinds):
@@ -83,13 +89,81 @@ def test_metadata(built):
     about:Message = email.message_from_bytes(files[f'{INFO}/METADATA'])
     needs = about.get_all('Requires-Dist')
     assert [n for n in needs if 'extra ==' not in n]==NEEDS
-    assert set(about.get_all('Provides-Extra'))=={'dev', 'fuzz', 'tensorboard'}
+    assert set(about.get_all('Provides-Extra'))=={'dev', 'fuzz', 'release', 'tensorboard'}
     assert [n for n in needs if n.endswith('extra == "tensorboard"')]==['tensorboard; extra == "tensorboard"']
     for name,value in {'Name': 'lesson9', 'Version': lesson9.__version__, 'Requires-Python': '>=3.11',
-                       'License': 'Apache-2.0', 'License-File': 'LICENSE',
+                       'License-Expression': 'Apache-2.0', 'License': None, 'License-File': 'LICENSE',
                        'Description-Content-Type': 'text/markdown'}.items(): assert about[name]==value, name
-    assert about.get_payload().strip()==(ROOT/'README.md').read_text(encoding='utf-8').strip()
+    for name in 'Summary Keywords Author Author-email'.split(): assert about[name], name
+    git = SETTINGS['git_url']
+    assert dict(url.split(', ') for url in about.get_all('Project-URL'))=={
+        'Homepage': SITE, 'Documentation': SITE, 'Source': git, 'Issues': f'{git}/issues',
+        'Changelog': f"{git}/blob/{SETTINGS['branch']}/CHANGELOG.md"}
+    kinds = {'Development Status', 'Framework', 'Intended Audience', 'Natural Language', 'Operating System',
+             'Programming Language', 'Topic', 'Typing'} # and no licence, which is an expression now
+    assert {kind.split(' :: ')[0] for kind in about.get_all('Classifier')}==kinds
+    assert 'Typing :: Typed' in about.get_all('Classifier')
     assert files[f'{INFO}/entry_points.txt'].decode().split()==['[nbdev]', 'lesson9', '=', 'lesson9._modidx:d']
+
+def test_readme_on_pypi(built):
+    "The text of README.md. Its links into the checkout lead to the site's pages, and to GitHub."
+    about  = email.message_from_bytes(opened(built[1])[f'{INFO}/METADATA'])
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    shown  = about.get_payload(decode=True).decode()
+    assert LINK.sub('](', shown).strip()==LINK.sub('](', readme).strip()
+    pairs  = [(old, new) for old,new in zip(LINK.findall(readme), LINK.findall(shown), strict=True) if old!=new]
+    assert len(pairs)>40 and all(new.startswith('https://') for new in LINK.findall(shown))
+    for old,new in pairs:
+        assert (ROOT/old).is_file(), old
+        assert new==(f'{SITE}/{page_of(Path(old)).name}' if old.startswith('nbs/') else
+                     f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}/{old}")
+
+def test_pythons(built):
+    "Every Python that the package is said to run on, the workflow tries; the first is the oldest that pip accepts."
+    about  = email.message_from_bytes(opened(built[1])[f'{INFO}/METADATA'])
+    said   = re.findall(r'Programming Language :: Python :: (3\.\d+)', '\n'.join(about.get_all('Classifier')))
+    job    = yaml.safe_load((ROOT/'.github'/'workflows'/'test.yml').read_text())['jobs']['wheel']
+    assert said==job['strategy']['matrix']['python'] and about['Requires-Python']==f'>={said[0]}'
+    assert f"git+{SETTINGS['git_url']}" in (ROOT/'README.md').read_text(encoding='utf-8')
+
+def test_release(tmp_path, monkeypatch):
+    "It refuses what can't be one, and changes a version, a heading and nothing else."
+    monkeypatch.setattr(os, 'environ', {**os.environ, **{
+        f'GIT_{who}_{what}': 'a@example.org' for who in ('AUTHOR', 'COMMITTER') for what in ('NAME', 'EMAIL')}})
+    for name in [*release.CHANGED, 'nbs/23_jupyter.ipynb']: # what the package's __init__ is exported from
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT/name, tmp_path/name)
+    old  = {name: (tmp_path/name).read_text(encoding='utf-8') for name in release.CHANGED}
+    news = old['CHANGELOG.md'].partition('\n## ')[0] + '\n## Unreleased\n\nNews.\n\n## 0.1.0\n'
+    (tmp_path/'CHANGELOG.md').write_text(news, encoding='utf-8')
+    def refusal(version): return release.refusal(tmp_path, version)
+    def git(*command): return release.git(*command, folder=tmp_path)
+
+    git('init', '--quiet')
+    assert 'not committed' in refusal('9.8.0')
+    release.prepare(tmp_path, SETTINGS['version'], '2001-02-03') # so that nbdev's index is there
+    (tmp_path/'CHANGELOG.md').write_text(news, encoding='utf-8')
+    git('add', '.')
+    git('commit', '--quiet', '-m', 'all')
+    assert refusal('9.8.0') is None
+    assert 'is no version' in refusal('next') and 'is not after' in refusal(SETTINGS['version'])
+
+    release.prepare(tmp_path, '9.8.0', '2001-02-03')
+    new = {name: (tmp_path/name).read_text(encoding='utf-8') for name in release.CHANGED}
+    line = f"\nversion = {SETTINGS['version']}\n"
+    assert new['settings.ini']==old['settings.ini'].replace(line, '\nversion = 9.8.0\n')!=old['settings.ini']
+    assert new['CHANGELOG.md']==news.replace('## Unreleased', '## 9.8.0, 2001-02-03')
+    assert new['lesson9/__init__.py'].startswith('__version__ = "9.8.0"\n')
+
+    (tmp_path/'other').write_text('')
+    with pytest.raises(SystemExit, match='other'): release.tag(tmp_path, '9.8.0')
+    (tmp_path/'other').unlink()
+    release.tag(tmp_path, '9.8.0')
+    assert git('tag')=='9.8.0\n' and git('status', '--porcelain')==''
+    assert sorted(git('diff', '--name-only', 'HEAD~').split())==release.CHANGED
+    assert 'has no heading' in refusal('9.9.0') and 'is not after' in refusal('9.8.0')
+    git('tag', '9.9.0')
+    assert 'there is a tag' in refusal('9.9.0')
 
 def imports(path):
     "Packages that a module imports: with itself, and later, inside a function."

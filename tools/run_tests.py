@@ -1,10 +1,10 @@
 """Run the cells of all notebooks and the tests in tests/ at the same time: `python tools/run_tests.py [--flags slow]`
 
 Options go to nbdev_test. Notebooks give way to the tests, which run one after the other: two notebooks at a time fill
-what two cores have left, up to the end. What a part prints comes when it has ended, and what failed comes last. Writes
-into .test-times how many seconds each part took."""
-import re, subprocess, sys, tempfile, time
-from concurrent.futures import ThreadPoolExecutor
+what two cores have left, up to the end. Every twenty seconds a line says what is running. What a part prints comes when
+it has ended, and what failed comes last. Writes into .test-times how many seconds each part took."""
+import os, re, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Lock
 
@@ -15,27 +15,45 @@ NOTEBOOKS = [('notebooks', ['nice', 'nbdev_test', '--n_workers', '2', '--do_prin
 TESTS = [('site', ['make', '--no-print-directory', 'site', 'EXPORT=:']), # `make test` has exported the library
          ('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', 'tests'])]
 FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
+N_NOTEBOOKS = sum('_recipes' not in path.name for path in ROOT.glob('nbs/*.ipynb'))
 
 times,failed,printing = {},[],Lock()
+running = {} # name of a part: where its output goes
 
-def run(parts):
+def run(parts, folder):
     "Run some parts one after the other, up to the first that fails."
     for name,command in parts:
         start = time.monotonic()
-        with tempfile.TemporaryFile('w+', encoding='utf-8') as output:
-            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-            output.seek(0)
-            text = output.read()
+        with (folder/name).open('wb') as output:
+            running[name] = folder/name
+            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False,
+                                    env={**os.environ, 'PYTHONUNBUFFERED': '1'}).returncode
+        text = running.pop(name).read_text(encoding='utf-8', errors='replace')
         times[name] = time.monotonic()-start
-        with printing: print(f'\n== {name}\n{text}', flush=True)
+        with printing: print(f'\n== {name}: {times[name]:.0f} s\n{text}', flush=True)
         if status:
             failed.extend(FAILED.findall(text) or [f'{name}: exit status {status}'])
             return
 
+def progress(name, text):
+    "How far a part has come, from what it has printed."
+    if name=='notebooks':
+        begun,ended = (re.findall(rf'^{word} .*?(\w+)\.ipynb$', text, re.M) for word in ('Starting', '- Completed'))
+        now = ' and '.join(sorted({*begun}-{*ended}))
+        return f'{len(ended)} of {N_NOTEBOOKS} notebooks' + (f', now {now}' if now else '')
+    if name=='tests': return f"{['0%', *re.findall(r'([0-9]+%)]', text)][-1]} of the tests"
+    return f'building the {name}'
+
 def main():
     start = time.monotonic()
     NOTEBOOKS[0][1].extend(sys.argv[1:])
-    with ThreadPoolExecutor(2) as pool: list(pool.map(run, [NOTEBOOKS, TESTS]))
+    print(f'{N_NOTEBOOKS} notebooks, two at a time; beside them the site, then the tests of tests/', flush=True)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        parts = [pool.submit(run, part, Path(folder)) for part in (NOTEBOOKS, TESTS)]
+        while wait(parts, timeout=20).not_done:
+            told = [progress(name, path.read_text(errors='replace')) for name,path in list(running.items())]
+            with printing: print(f"{time.monotonic()-start:5.0f} s  {'; '.join(told)}", flush=True)
+        for part in parts: part.result()
     times['make test-all' if '--flags' in sys.argv else 'make test'] = time.monotonic()-start
 
     lines = [f'{seconds:.0f} {name}' for name,seconds in times.items()]

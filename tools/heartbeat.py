@@ -1,0 +1,28 @@
+"""Run a command that is silent for long, and show that it's alive: `python tools/heartbeat.py COMMAND...`
+
+Every ten seconds a line says how long it has run, and what it printed last. If it fails, everything follows."""
+import os, subprocess, sys, tempfile, time
+from pathlib import Path
+
+def last_line(path, width=100):
+    "The last line of a file that says something in words, cut to `width`."
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    return next((line.strip()[:width] for line in reversed(lines) if line.strip()[:1].isalpha()), 'starting')
+
+def main(command, every=10):
+    start = time.monotonic()
+    def say(text): print(f'{time.monotonic()-start:5.0f} s  {text}', flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)/'output'
+        with path.open('wb') as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
+                                       env={**os.environ, 'PYTHONUNBUFFERED': '1'})
+        while True:
+            try: status = process.wait(every)
+            except subprocess.TimeoutExpired: say(last_line(path))
+            else: break
+        if status: print(path.read_text(encoding='utf-8', errors='replace'))
+    say('done' if status==0 else f'failed: exit status {status}')
+    return status
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
