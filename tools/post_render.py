@@ -9,7 +9,6 @@ from nbdev.config import get_config
 from page_furniture import copy_notebooks, furnish
 from pictures import shrink
 from quarto_site import as_smalldocs
-from readme import readme
 from search_index import search_index
 from smalldocs_site import formulas, hanging_lines, picture_sizes, unpack_pictures, view_source
 
@@ -89,6 +88,4 @@ def finish(
     for path in docs.rglob('*.png'): path.write_bytes(shrink(path.read_bytes()))
 
 if __name__ == '__main__':
-    docs = Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR'])
-    if (docs/'README.md').exists(): (docs/'README.md').write_text(readme(), encoding='utf-8') # nbdev moves it
-    else: finish(Path.cwd(), docs, 'SMALLDOCS' in os.environ)
+    finish(Path.cwd(), Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR']), 'SMALLDOCS' in os.environ)

@@ -1,7 +1,6 @@
 """Write README.md from nbs/index.ipynb, the same text with or without Quarto: `python tools/readme.py`
 
-With `--check` it writes nothing, and exits with 1 where README.md differs from what it would write. nbdev's commands
-have Quarto make a README: tools/post_render.py puts this one in its place."""
+With `--check` it writes nothing, and exits with 1 where README.md differs from what it would write."""
 import json, re, sys
 from pathlib import Path
 
