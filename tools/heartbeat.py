@@ -5,9 +5,9 @@ import os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 def last_line(path, width=100):
-    "The last line of a file that says something in words, cut to `width`."
-    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
-    return next((line.strip()[:width] for line in reversed(lines) if line.strip()[:1].isalpha()), 'starting')
+    "The last line of a file that says in words what goes on, cut to `width`."
+    lines = [line.strip()[:width] for line in path.read_text(encoding='utf-8', errors='replace').splitlines()]
+    return next((line for line in reversed(lines) if line[:1].isalpha() and not line.startswith('WARNING')), 'starting')
 
 def main(command, every=10):
     start = time.monotonic()
