@@ -7,6 +7,7 @@ expect (`why_sqrt5.html` for 02a_why_sqrt5.ipynb), formulas are MathML, and no p
 import html, json, re, shutil, subprocess, sys
 from pathlib import Path
 
+from entries import entries
 from markdown_pages import front_matter, markdown_copies
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
@@ -41,6 +42,7 @@ def plain_code():
     "Take the links out of all code in _proc/, also in the signatures that an entry shows."
     for path in PROC.glob('*.ipynb'):
         notebook = json.loads(path.read_text(encoding='utf-8'))
+        entries(notebook)
         for cell in notebook['cells']:
             if cell['cell_type']!='code': continue
             source = plain_comments(joined(cell['source']))
