@@ -58,10 +58,11 @@ def maker(cls):
     return own[0] if own else next(filter(None, map(maker, bases)), None)
 
 def parameters(node):
-    "`(parameters) -> type` as written, without `self`; nothing for a class without an `__init__`, and for a property"
+    "`(parameters) -> type` as written, without `self`; nothing for a property"
     made = maker(node) if isinstance(node, ast.ClassDef) else node
     marks = [ast.unparse(mark) for mark in node.decorator_list]
-    if made is None or 'property' in marks: return ''
+    if 'property' in marks: return ''
+    if made is None: return '()'
     shown = re.sub(r'^self\b(: ?\w+)?(, )?', '', ast.unparse(made.args))
     if 'annealer' in marks: shown = shown.removesuffix(', pos') # what a schedule is built from is all but `pos`
     return f'({shown})' + (f' -> {ast.unparse(made.returns)}' if made.returns else '')
@@ -83,7 +84,7 @@ def members(cls):
     heard = [f'`{node.name}`' for node in methods if node.name in events()]
     others = [node for node in methods if node.name not in events()]
     own = [line(f'`{node.name}{parameters(node)}`', first_sentence(node)) for node in others]
-    return ['- called at ' + ', '.join(heard)]*bool(heard) + own
+    return ['- Called at ' + ', '.join(heard)]*bool(heard) + own
 
 def about(name):
     """What stands between the heading of an entry and the source: for a class how to make an object, and its methods;
@@ -112,10 +113,11 @@ def constant(module, name):
     _,tree,text = modules()[module]
     node = next(node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0])==name)
     comment = re.search(r' # (.*)', text.splitlines()[node.end_lineno-1])
-    value = ast.unparse(node.value).replace('\\n', ' ')
-    return in_markdown(comment[1]) if comment else f"`{' '.join(value.split())}`"
+    value = ast.unparse(node.value)
+    if value.endswith('.split()'): value = ', '.join(node.value.func.value.value.split())
+    return in_markdown(comment[1] if comment else value)
 
-def call(name, node): return f'`{name}` `{parameters(node)}`' if parameters(node) else f'`{name}`'
+def call(name, node): return f'`{name}` `{parameters(node)}`'
 
 def listed(module, name, page):
     "A name with its signature, first sentence and methods, as lines of Markdown; nbdev links the name to its entry."
