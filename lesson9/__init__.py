@@ -7,13 +7,26 @@ __version__ = "0.1.0"
 __all__ = ['load_ipython_extension', 'unload_ipython_extension']
 
 # %% ../nbs/23_jupyter.ipynb #4d48f130
-def _docments_help(inspected):
-    "Show something from this package as its signature, docstring and comments; None for anything else."
-    from types import FunctionType, MethodType
+def _written(obj):
+    "The signature, docstring and comments of `obj` as Markdown, and whether it has comments."
     from fastcore.docments import MarkdownRenderer
+    shown = MarkdownRenderer(obj)
+    for name,parameter in shown.sig.parameters.items() if shown.sig else ():
+        if parameter.annotation is parameter.empty and name in shown.dm.dm:
+            shown.dm.dm[name].anno = parameter.empty # fastcore guessed it from the default
+    markdown = shown._repr_markdown_()
+    return markdown.replace('def ', 'class ', 1) if isinstance(obj, type) else markdown, shown.dm.has_docment
+
+def _docments_help(inspected):
+    "Show what this package or the notebook defines as signature, docstring and comments; None for anything else."
+    from types import FunctionType, MethodType
     obj = inspected.obj
-    has_docments = isinstance(obj, (type, FunctionType, MethodType)) and str(obj.__module__).startswith('lesson9.')
-    return MarkdownRenderer(obj)._repr_markdown_() if has_docments else None
+    if not isinstance(obj, (type, FunctionType, MethodType)): return None
+    is_ours = str(obj.__module__).startswith('lesson9.')
+    if not is_ours and obj.__module__!='__main__': return None
+    try: markdown,has_comments = _written(obj)
+    except (OSError, TypeError): return None # without source, as from `exec`
+    return markdown if is_ours or has_comments else None
 
 def load_ipython_extension(
     shell, # the running IPython

@@ -7,7 +7,7 @@ __all__ = ['get_model_func', 'create_learner', 'Recorder', 'Schedule', 'annealer
            'sched_exp', 'sched_poly', 'combine_scheds', 'cos_1cycle_anneal', 'ParamScheduler']
 
 # %% ../nbs/05_anneal.ipynb #81902a83
-import inspect, math
+import inspect, math, typing
 from functools import partial, wraps
 from numbers import Real
 
@@ -27,7 +27,7 @@ def create_learner(
     model_func, # a function of a `DataBunch` that returns the pair (model, optimiser)
     loss_func,  # `loss_func(pred, yb)`
     data,       # a `DataBunch`
-): # a `Learner`
+) -> Learner: # a `Learner`
     "Make a learner with a new model and optimiser."
     return Learner(*model_func(data), loss_func, data) # type: ignore[call-arg] # mypy can't count the pair
 
@@ -106,7 +106,7 @@ class Schedule:
 # %% ../nbs/05_anneal.ipynb #b32a012f
 def annealer(
     f, # `f(start, end, ..., pos)` gives the value at `pos`, from 0 to 1
-): # a function of all parameters of `f` but `pos`; it returns a `Schedule`
+) -> typing.Callable: # a function of all parameters of `f` but `pos`; it returns a `Schedule`
     "Turn `f(start, end, pos)` into a function that builds schedules."
     signature = inspect.Signature([*inspect.signature(f).parameters.values()][:-1]) # all but `pos`
 
@@ -171,7 +171,7 @@ def _combined(edges, scheds, pos): # outside `combine_scheds`, so that it can be
 def combine_scheds(
     pcts,   # each phase's share of the training: none negative, with sum 1 (within 1e-6)
     scheds, # each phase's schedule
-): # one `Schedule`
+) -> Schedule: # one `Schedule`
     "Run schedules one after the other (before 0 as at 0). ValueError for shares that don't fit."
     if len(pcts)!=len(scheds) or not len(pcts):
         raise ValueError(f'expected one share for each schedule, found {len(pcts)} shares and {len(scheds)} schedules')
@@ -188,7 +188,7 @@ def cos_1cycle_anneal(
     start, # value at the beginning
     high,  # value at the top
     end,   # value at the end
-): # a list of two schedules, for `combine_scheds`
+) -> list: # a list of two schedules, for `combine_scheds`
     "Go up from `start` to `high`, then down to `end`, each along half a cosine."
     return [sched_cos(start, high), sched_cos(high, end)]
 

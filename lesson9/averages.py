@@ -94,7 +94,7 @@ def _take(taken, cb, columns):
 # %% ../nbs/04b_averages.ipynb #0eec3956
 def epoch_row(
     run, # a `Runner`, in `after_epoch`
-): # a dict: 'epoch', and all columns that were measured in this epoch
+) -> dict: # a dict: 'epoch', and all columns that were measured in this epoch
     "Join the newest rows of all callbacks that measure. ValueError if two rows have the same column."
     row,taken = {'epoch': run.epoch},_taken.copy()
     for cb in run.cbs:
@@ -175,6 +175,6 @@ def get_runner(
     cbs=None,                  # callbacks for the `Runner`
     opt_func=optim.SGD,        # `opt_func(parameters, lr=lr)` makes the optimiser
     loss_func=F.cross_entropy, # `loss_func(pred, yb)`
-): # the pair (`Learner`, `Runner`)
+) -> tuple: # the pair (`Learner`, `Runner`)
     "A learner for `model`, and a runner for it."
     return Learner(model, opt_func(model.parameters(), lr=lr), loss_func, data), Runner(cbs)

@@ -130,7 +130,7 @@ class Checkpoint(Callback):
         if late or self.every and self.run.n_iter%self.every==0: self._save()
         if signal: self._leave()
 
-    def asked(self): # whether it's time to save, and the signal that asks to leave
+    def asked(self) -> tuple: # whether it's time to save, and the signal that asks to leave
         return self.seconds is not None and monotonic()-self.saved_at>=self.seconds,self.signals.caught
 
     def after_epoch(self): self.at = dict(epoch=self.epoch+1, iter=0, inside=False)

@@ -28,7 +28,7 @@ def conv_layer(
     stride=2,    # 2 halves height and width
     act=nn.ReLU, # makes the activation; None: no activation
     bn=False,    # True: batch norm behind the activation, and no bias in the convolution
-): # an `nn.Sequential`
+) -> nn.Sequential: # an `nn.Sequential`
     "Convolution, activation and, if wanted, batch norm. ValueError for an even `ks`."
     if ks%2==0: raise ValueError(f'ks must be odd, so that the image keeps its middle, found {ks}')
     layers = [nn.Conv2d(ni, nf, ks, stride, padding=ks//2, bias=not bn)]
@@ -42,7 +42,7 @@ def get_cnn(
     n_out=10,         # outputs
     side=28,          # height and width of the images
     **kwargs,         # passed to each `conv_layer`, such as `bn=True`
-): # an `nn.Sequential`, for inputs of shape (n, side*side)
+) -> nn.Sequential: # an `nn.Sequential`, for inputs of shape (n, side*side)
     "The lesson's network: convolutions with stride 2, an average over the image, a linear layer."
     sizes = zip((1, *nfs), nfs, (5, *[3]*len(nfs)))
     convs = [conv_layer(ni, nf, ks, **kwargs) for ni,nf,ks in sizes]
@@ -53,7 +53,7 @@ def get_cnn(
 def init_cnn(
     model, # an `nn.Module`, changed in place
     a=0.,  # slope of the activation for negative inputs: 0 for a ReLU
-): # `model`
+) -> nn.Module: # `model`
     "Kaiming normal init of all linear and convolution layers, with zero biases. ValueError if there are none."
     return init_model(model, partial(nn.init.kaiming_normal_, a=a))
 
@@ -91,7 +91,7 @@ _also_counted = {torch.ops.aten._trilinear: _bilinear_flops} # `nn.Bilinear`
 def summary(
     model, # an `nn.Module`; left as it was
     xb,    # a batch for it, as for `call_model`
-): # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output)
+) -> list: # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output)
     "List the layers in the order in which they finish. A multiplication and an addition count as two operations."
     names = {m: name for name,m in model.named_modules()}
     running = [] # for each module that runs: the FLOPs before it, and those of the modules inside it

@@ -6,7 +6,7 @@
 __all__ = ['mnist_path', 'load_idx', 'get_data', 'get_test_data', 'show_image', 'show_images', 'normalize', 'normalize_to']
 
 # %% ../nbs/00_data.ipynb #44bed151
-import gzip, math, zlib
+import gzip, math, typing, zlib
 from importlib.resources import files
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def show_image(
     ax=None,       # matplotlib axes to draw on; default: a new figure
     title=None,    # shown above, usually the label
     cmap='gray_r', # colours for an image with one channel: ink is dark
-): # the axes
+) -> typing.Any: # the axes
     "Draw one image. ValueError for another shape."
     picture = _picture(im)
     if ax is None:
@@ -140,7 +140,7 @@ def show_images(
     titles=None, # one for each image
     ncols=10,    # images in a row
     size=0.9,    # width of an image, in inches
-): # the figure
+) -> typing.Any: # the figure
     "Draw images in a grid. ValueError for no images, or for more or fewer titles."
     import matplotlib.pyplot as plt
     if not len(ims): raise ValueError('no images to show')

@@ -7,7 +7,7 @@ __all__ = ['default_device', 'to_device', 'move_opt_state', 'DeviceCallback', 'p
            'model_device', 'amp_dtype', 'has_hooks']
 
 # %% ../nbs/10_devices.ipynb #52be2202
-import os, torch
+import os, torch, typing
 from torch import Tensor, nn
 
 from .callbacks import *
@@ -15,7 +15,7 @@ from .minibatch import *
 from .nested import *
 
 # %% ../nbs/10_devices.ipynb #da5a0d01
-def default_device(): # a `torch.device`: cuda, mps or xpu where there is one, cpu otherwise
+def default_device() -> torch.device: # a `torch.device`: cuda, mps or xpu where there is one, cpu otherwise
     "Find the best device of this machine."
     own = os.environ.get('LOCAL_RANK') # the number that torchrun gives to each process of a machine
     for name in ('cuda', 'mps', 'xpu'):
@@ -36,7 +36,7 @@ def _check_device(device):
 def to_device(
     x,      # a tensor, an object with a method `to`, or any nesting of these; anything else stays as it is
     device, # a `torch.device` or its name
-): # the same nesting, on `device`
+) -> typing.Any: # the same nesting, on `device`
     "Move every tensor in `x`; from pinned memory to CUDA, without waiting for the copy."
     return _map(lambda t: _send(t, device), lambda obj: obj.to(device), x)
 
@@ -80,7 +80,7 @@ class DeviceCallback(Callback):
 # %% ../nbs/10_devices.ipynb #c5501008
 def pin_memory(
     x, # a tensor, or any nesting of tuples, lists and dicts
-): # the same nesting, pinned; unchanged where there is no CUDA, or where it's on a device already
+) -> typing.Any: # the same nesting, pinned; unchanged where there is no CUDA, or where it's on a device already
     "Copy to memory from which a CUDA device can fetch by itself."
     return map_tensors(lambda t: t.pin_memory() if t.device.type=='cpu' and torch.cuda.is_available() else t, x)
 
@@ -149,7 +149,7 @@ class DeviceLoader:
     def __iter__(self): return self.iter_from(0)
     def iter_from(self,
         n:int, # how many batches to leave out
-    ): # an iterator
+    ) -> typing.Iterator: # an iterator
         "Draw the order of a pass now, and begin at batch `n`. The batches before it aren't computed."
         order = to_device(pin_memory(self.sampler.order()), self.device)
         return map(self._fetch, order.split(self.sampler.bs)[n:] if len(order) else ())
@@ -163,14 +163,14 @@ class DeviceLoader:
 # %% ../nbs/10_devices.ipynb #2d5e8a21
 def model_device(
     model, # an `nn.Module`, or any other callable
-): # a `torch.device`
+) -> torch.device: # a `torch.device`
     "Find the device of a model's weights; if it has none, `default_device()`."
     tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
     return tensors[0].device if tensors else default_device()
 
 def amp_dtype(
     device, # a `torch.device`, or its name
-): # `torch.bfloat16` where the device has it, else `torch.float16`
+) -> torch.dtype: # `torch.bfloat16` where the device has it, else `torch.float16`
     "Choose the type for mixed precision on `device`."
     kind = torch.device(device).type
     if kind=='cuda': return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -179,7 +179,7 @@ def amp_dtype(
 def has_hooks(
     model,           # an `nn.Module`; of another callable we can't know
     of_weights=True, # look also for hooks that get the gradient of a weight
-): # a bool
+) -> bool: # a bool
     "Find out whether a layer of `model`, all modules, or a weight have a hook."
     if not isinstance(model, nn.Module): return False
     kinds   = '_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks'

@@ -7,6 +7,7 @@ __all__ = ['StepsLoader', 'batches_from']
 
 # %% ../nbs/15b_epochs.ipynb #e9000005
 import copy
+from collections.abc import Iterator
 from itertools import islice
 from operator import attrgetter
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ class StepsLoader:
     def __iter__(self): return self.iter_from(0)
     def iter_from(self,
         n:int, # the batch to begin with; with `restart`, those before it are skipped
-    ): # an iterator
+    ) -> Iterator: # an iterator
         "Begin in the middle of a pass, for example after `load_state_dict`."
         if self.restart: return islice(batches_from(self.dl, n), max(self.n-n, 0))
         if _lost_worker(self.batches): self._forget()
@@ -92,7 +93,7 @@ def _plain(value): return value.tolist() if hasattr(value, 'tolist') else value 
 def batches_from(
     dl, # any loader
     n,  # how many batches of the pass are over
-): # an iterator
+) -> Iterator: # an iterator
     "Begin a pass at batch `n`, without reading those before it if the order can be known. ValueError if it has fewer."
     if hasattr(type(dl), 'iter_from'): return dl.iter_from(n)
     ours,source = type(dl) is DataLoader,dl

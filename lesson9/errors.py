@@ -11,6 +11,7 @@ import linecache, os, signal, threading
 from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from traceback import walk_tb
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ cancellations = CancelBatchException,CancelEpochException,CancelTrainException
 def worse_error(
     first,  # an exception, or None
     second, # an exception
-): # one of the two
+) -> BaseException: # one of the two
     "Choose which error to raise, the first of equals: cancellations < errors < Ctrl-C. The other becomes its note."
     def rank(e): return [isinstance(e, kind) for kind in (*cancellations, Exception, BaseException)].index(True)
     error,other = (second,first) if first is None or rank(second)>rank(first) else (first,second)
@@ -140,7 +141,7 @@ _stretches = dict(train='fit', training='fit', test='fit', predict='fit', fit='f
 def nearest_event(
     name,   # of a method
     events, # the names of all events
-): # one of `events`; None if `name` is one itself, or doesn't look like one
+) -> str|None: # one of `events`; None if `name` is one itself, or doesn't look like one
     "Find the event that was probably meant by a method's name."
     if name in events: return None
     words   = name.split('_')
@@ -174,7 +175,7 @@ def check_callback(
 def made_by(
     f,    # a function that makes a callback
     kind, # the class of callbacks
-): # what it makes
+) -> Any: # what it makes
     "Call `f`. TypeError if it's a callback itself."
     if isinstance(f, kind): raise TypeError(f'put all callbacks into one list, Runner([...]): found {type(f).__name__} '
                                             'where a function that makes a callback is expected')

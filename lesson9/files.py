@@ -40,7 +40,7 @@ def sync_folder(folder):
 
 def check_writable(
     path, # the file, a `Path`; it may exist
-): # where it is, if `path` is a symbolic link
+) -> Path: # where it is, if `path` is a symbolic link
     "Raise an OSError if `atomic_write` can't write to `path`."
     path = Path(os.path.realpath(path))
     if path.is_dir(): raise IsADirectoryError(f'{str(path)!r} is a folder: name a file in it')
@@ -93,7 +93,7 @@ _header = re.compile(rb'\{"__metadata__":\{"format":"(\d{1,9})",'
 
 def load_tensors(
     path, # a file that `save_tensors` wrote
-): # (a dict of tensors on the CPU, the plain values)
+) -> tuple: # (a dict of tensors on the CPU, the plain values)
     "Read a file; run nothing in it. CheckpointError if it's damaged or of another kind."
     def error(found, do='use an earlier file, or delete it'): return CheckpointError(f'{str(path)!r} {found}: {do}')
     if Path(path).exists() and not Path(path).is_file(): raise error('is a folder, a pipe or a device')
@@ -129,7 +129,7 @@ def _name(path): return '.'.join(path).encode('utf-8', 'backslashreplace').decod
 
 def flatten(
     state, # any nesting of dicts, lists and tuples, with tensors, NumPy arrays, numbers, texts and None
-): # (a dict of tensors by path, all else as JSON can hold it)
+) -> tuple: # (a dict of tensors by path, all else as JSON can hold it)
     "Split a state for `save_tensors`. TypeError for any other object names its path."
     tensors = {}
 

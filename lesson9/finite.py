@@ -22,7 +22,7 @@ from .steps import *
 def largest(
     tensors, # a list of tensors; None may be in it
     default, # a tensor without dimensions: what None and an empty tensor get
-): # a list, as long, of tensors without dimensions, on the device of `default`
+) -> list: # a list, as long, of tensors without dimensions, on the device of `default`
     "Find the largest absolute value in each tensor: NaN if there's one. Nothing waits for the device."
     plain = [None if t is None else _plain(t.detach()) for t in tensors]
     plain = [default if t is None or not t.numel() else t for t in plain]
@@ -121,7 +121,7 @@ class CheckFinite(HooksCallback):
         self.part = self.todo = None
         self.look(wait=self.iter+1==self.iters)
 
-    def send(self, values): # `values` on the processor or on the way there, and an event that says when they arrive
+    def send(self, values) -> tuple: # `values` on the processor or on the way there, an event for when they arrive
         if values.device.type=='cuda':
             copy = values.to('cpu', non_blocking=True) # into pinned memory: nothing waits
             return copy,torch.cuda.current_stream(values.device).record_event()

@@ -6,7 +6,7 @@
 __all__ = ['Hook', 'Hooks', 'weight_layers', 'HooksCallback', 'ActivationStats']
 
 # %% ../nbs/13_hooks.ipynb #0270d86a
-import warnings
+import typing, warnings
 from contextlib import ExitStack, nullcontext
 
 import torch
@@ -48,7 +48,7 @@ class Hooks(list):
 # %% ../nbs/13_hooks.ipynb #a7509670
 def weight_layers(
     model, # an `nn.Module`
-): # a list of modules
+) -> list: # a list of modules
     "Find the children of `model` that have parameters."
     return [m for m in model.children() if any(True for _ in m.parameters())]
 
@@ -145,7 +145,7 @@ class ActivationStats(HooksCallback):
     stds      = property(lambda self: [s[:,1] for s in self.outs])
     near_zero = property(lambda self: [s[:,2] for s in self.outs])
 
-    def plot_stats(self, grads=False): # the two axes
+    def plot_stats(self, grads=False) -> typing.Any: # the two axes
         "Draw mean and standard deviation of each layer's outputs, or gradients, against training batches."
         stats,what = (self.grads, 'gradients') if grads else (self.outs, 'outputs')
         axs,plt = _axes(stats, 2)
@@ -156,7 +156,7 @@ class ActivationStats(HooksCallback):
         axs[0].legend(fontsize=8)
         return axs
 
-    def color_dim(self, grads=False): # the axes, one for each layer
+    def color_dim(self, grads=False) -> typing.Any: # the axes, one for each layer
         "Draw histograms of outputs, or gradients: a column for each training batch, darker for more numbers."
         stats,limits = (self.grads, self.grad_limits) if grads else (self.outs, self.limits)
         axs,_ = _axes(stats, len(stats), f'Where the {"gradients" if grads else "outputs"} are')
@@ -166,7 +166,7 @@ class ActivationStats(HooksCallback):
         axs[0].set_ylabel('log10 of |gradient|' if grads else '|output|')
         return axs
 
-    def dead_chart(self): # the axes, one for each layer
+    def dead_chart(self) -> typing.Any: # the axes, one for each layer
         "Draw the share of each layer's outputs that is near zero, over time."
         axs,_ = _axes(self.outs, len(self.outs), f'Share of the outputs closer to zero than {self.near}')
         for ax,share in zip(axs, self.near_zero): ax.fill_between(range(len(share)), share, color='#999')

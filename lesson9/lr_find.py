@@ -8,6 +8,7 @@ __all__ = ['Suggestions', 'ema', 'LRFinder', 'lr_find']
 # %% ../nbs/16_lr_find.ipynb #d42dc07b
 import copy, math, warnings
 from collections import namedtuple
+from typing import Any
 
 import numpy as np
 from fastcore.basics import listify
@@ -23,7 +24,7 @@ from .restore import *
 def ema(
     values, # a list of numbers
     beta,   # share of the mean so far that is kept at each step, from 0 (no smoothing) to below 1
-): # a list of floats, as long
+) -> list: # a list of floats, as long
     "Exponential moving average, without the bias of its start. ValueError for another `beta`."
     if not 0<=beta<1: raise ValueError(f'beta must be from 0 to below 1, found {beta}')
     avg,result = 0.,[]
@@ -87,7 +88,7 @@ class LRFinder(Callback):
         if 0<(n := len(self.lrs))<self.n and not self.exploded:
             warnings.warn(f'search ended after {n} of {self.n} batches, at lr {self.lrs[-1]:.2g}', stacklevel=2)
 
-    def suggestions(self): # `Suggestions`: two learning rates
+    def suggestions(self) -> Suggestions: # `Suggestions`: two learning rates
         "Suggest learning rates. ValueError with the reason if the losses show none."
         losses = np.array(self.smoothed[:-1] if self.exploded else self.smoothed)
         if len(losses)<5: raise ValueError(f'a suggestion needs at least five losses, found {len(losses)}')
@@ -100,7 +101,7 @@ class LRFinder(Callback):
         if steepest==first: raise ValueError(f'the loss falls fastest at the start: begin below {self.lrs[0]:.2g}')
         return Suggestions(self.lrs[steepest], self.lrs[best]/10)
 
-    def plot(self): # the axes
+    def plot(self) -> Any: # the axes
         "Draw the loss against the learning rate, with suggestions if any. ValueError before a search."
         if not self.losses: raise ValueError('nothing to plot: no search has recorded a loss')
         import matplotlib.pyplot as plt
@@ -127,7 +128,7 @@ def lr_find(
     learn,    # a `Learner`; afterwards it's as it was
     cbs=None, # only callbacks that training needs, such as `DeviceCallback`
     **kwargs, # for `LRFinder`
-): # the `LRFinder`, with `lrs`, `losses`, `smoothed`, `suggestions()` and `plot()`
+) -> LRFinder: # the `LRFinder`, with `lrs`, `losses`, `smoothed`, `suggestions()` and `plot()`
     "Search for a learning rate, and leave the learner and all random generators unchanged."
     bad = [cb for cb in listify(cbs) if isinstance(cb, (HistoryCallback, Recorder))
                                      or vars(cb).keys() & {'scheduler', 'path', 'folder'}]

@@ -85,7 +85,7 @@ class SGD:
         "Set the gradient of every parameter to None."
         for p in self.params: p.grad = None
 
-    def state_dict(self): # in PyTorch's form, in which parameters are numbers
+    def state_dict(self) -> dict: # in PyTorch's form, in which parameters are numbers
         number = {p: i for i,p in enumerate(self.params)}
         groups = [g | {'params': [number[p] for p in g['params']]} for g in self.param_groups]
         return {'state': {number[p]: {'momentum_buffer': d} for p,d in self.state.items()}, 'param_groups': groups}
@@ -144,7 +144,7 @@ class Sampler:
 # %% ../nbs/03_minibatch_training.ipynb #64e9b3c0
 def collate(
     samples, # list of pairs (x, y): tensors of one shape, or numbers
-): # a batch (xb, yb)
+) -> tuple: # a batch (xb, yb)
     "Stack a list of samples into a batch."
     bad = [s for s in samples if not isinstance(s, (tuple, list)) or len(s)!=2 or {*map(type, s)} & {tuple, dict}]
     if bad: raise TypeError(f'collate needs pairs (x, y) of tensors or numbers, found {bad[0]!r:.50}')
@@ -177,7 +177,7 @@ def get_dls(
     valid_ds, # dataset to validate on
     bs:int,   # batch size in training; in validation it's twice that, so half as many batches
     **kwargs, # passed to both, such as `collate_fn`
-): # the pair (training loader, validation loader)
+) -> tuple: # the pair (training loader, validation loader)
     "Make a `DataLoader` for each dataset, shuffled for training."
     return DataLoader(train_ds, bs, shuffle=True, **kwargs),DataLoader(valid_ds, 2*bs, **kwargs)
 

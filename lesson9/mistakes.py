@@ -7,6 +7,7 @@ __all__ = ['plot_confusion', 'plot_top_losses']
 
 # %% ../nbs/22_mistakes.ipynb #0ba50c2e
 import math
+from typing import Any
 
 import torch, torch.nn.functional as F
 
@@ -35,7 +36,7 @@ def plot_confusion(
     preds,      # outputs or probabilities, shape (n, classes), as from `Runner.get_preds`
     targs,      # right classes, shape (n,)
     names=None, # the classes' names; default: 0, 1, 2 ...
-): # the axes
+) -> Any: # the axes
     "Draw how often one class is taken for another. ValueError for shapes or targets that don't fit."
     import matplotlib.pyplot as plt
     right = accuracy(preds, targs) # checks the shapes
@@ -58,7 +59,7 @@ def plot_top_losses(
     targs,      # right classes, shape (n,)
     n=8,        # how many to show
     names=None, # the classes' names; default: 0, 1, 2 ...
-): # the indices of these images, largest loss first, as a tensor
+) -> torch.Tensor: # the indices of these images, largest loss first, as a tensor
     "Show the images with the largest loss. ValueError for shapes or targets that don't fit."
     if not len(x)==len(preds)==len(targs):
         found = f'{len(x)}, {len(preds)} and {len(targs)}'

@@ -18,7 +18,7 @@ from .weights import *
 # %% ../nbs/19_monitor.ipynb #7001004d
 def known_mode(
     metric, # a name, such as 'valid_loss'
-): # 'min', 'max', or None if that isn't known
+) -> str|None: # 'min', 'max', or None if that isn't known
     "Tell from its name whether a smaller or a larger value of `metric` is better."
     words = set(metric.lower().split('_'))
     smaller = not words.isdisjoint('loss error nll mae mse rmse perplexity'.split())

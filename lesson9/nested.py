@@ -6,9 +6,10 @@
 __all__ = ['children', 'rebuild', 'walk', 'list_tensors', 'map_tensors', 'batch_size']
 
 # %% ../nbs/04a_nested.ipynb #4a000005
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from copy import copy
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 from torch import Size, Tensor
@@ -19,7 +20,7 @@ from .minibatch import check_int
 # %% ../nbs/04a_nested.ipynb #4a000008
 def children(
     x, # anything
-): # a dict of its parts, by key, position or field; None if `x` is no container
+) -> dict|None: # a dict of its parts, by key, position or field; None if `x` is no container
     "List the parts of a tuple, list, namedtuple, mapping, dataclass or `PackedSequence`."
     if isinstance(x, PackedSequence): return {k: v for k,v in x._asdict().items() if k!='batch_sizes'}
     if isinstance(x, Mapping): return dict(x.items())
@@ -32,7 +33,7 @@ def children(
 def rebuild(
     x,     # a container
     parts, # a dict of new parts, with the keys that `children(x)` has
-): # a container like `x`
+) -> Any: # a container like `x`
     "Copy a container, with other parts."
     if isinstance(x, tuple): return x._replace(**parts) if hasattr(x, '_replace') else type(x)(parts.values())
     if isinstance(x, Mapping) and not isinstance(x, MutableMapping): return type(x)(parts) # type: ignore[call-arg]
@@ -45,7 +46,7 @@ def rebuild(
 # %% ../nbs/04a_nested.ipynb #4a00000b
 def walk(
     x, # any nesting of containers
-): # an iterator
+) -> Iterator: # an iterator
     "Find `x` and everything in it, each container before its parts."
     yield x
     for part in (children(x) or {}).values(): yield from walk(part)
@@ -53,7 +54,7 @@ def walk(
 # %% ../nbs/04a_nested.ipynb #4a00001d
 def list_tensors(
     x, # a tensor, or any nesting of containers
-): # a list
+) -> list: # a list
     "Find all tensors in `x`, in order."
     return [part for part in walk(x) if isinstance(part, Tensor)]
 
@@ -61,7 +62,7 @@ def list_tensors(
 def map_tensors(
     f, # a function of a tensor
     x, # a tensor, or any nesting of containers; anything else in it stays as it is
-): # the same nesting, with the results of `f`
+) -> Any: # the same nesting, with the results of `f`
     "Call `f` on every tensor in `x`."
     if isinstance(x, Tensor): return f(x)
     parts = children(x)
@@ -70,7 +71,7 @@ def map_tensors(
 # %% ../nbs/04a_nested.ipynb #4a000012
 def batch_size(
     x, # a tensor of shape (n, ...), or any nesting of containers
-): # n
+) -> int: # n
     "Count samples: what an attribute `batch_size` says, or the length of the first array. Else ValueError."
     for part in walk(x):
         if isinstance(part, PackedSequence): return int(part.batch_sizes[0]) # on the CPU: nothing waits

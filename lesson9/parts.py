@@ -7,6 +7,7 @@ __all__ = ['part_of', 'cut', 'stamp', 'bits', 'check_parts']
 
 # %% ../nbs/24ca_parts.ipynb #24cb0005
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def part_of(
     n,    # samples in a batch
     rank, # from 0
     size, # number of ranks
-): # a slice
+) -> slice: # a slice
     "Find a rank's part of a batch. If it can't be split evenly, the first ranks take one more."
     each,more = divmod(n, size)
     start = rank*each + min(rank, more)
@@ -30,7 +31,7 @@ def cut(
     x,    # inputs or targets: tensors, or any nesting
     n,    # samples in the batch
     part, # a slice
-): # the same nesting
+) -> Any: # the same nesting
     "Take some samples of a batch. TypeError or ValueError if it can't be split."
     def take(t):
         if t.ndim==0: return t # one number for all samples
@@ -50,7 +51,7 @@ def cut(
 # %% ../nbs/24ca_parts.ipynb #24cb0011
 def stamp(
     x, # tensors, or any nesting
-): # an integer below 2**48
+) -> int: # an integer below 2**48
     "Turn all values of a batch into one number, to compare it with other ranks. Waits for the device."
     h = hashlib.sha256()
     for t in list_tensors(x):
@@ -61,7 +62,7 @@ def stamp(
 # %% ../nbs/24ca_parts.ipynb #24cb0012
 def bits(
     tensors, # of any type and shape
-): # an integer below 2**48; -1 if a value is infinite or NaN
+) -> int: # an integer below 2**48; -1 if a value is infinite or NaN
     "Add up the bits of all values, taken for integers: one bit that differs makes another sum."
     ints = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     real = [torch.view_as_real(t.detach()) if t.is_complex() else t.detach() for t in tensors]

@@ -9,6 +9,7 @@ __all__ = ['concat']
 from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import signature
+from typing import Any
 
 import torch
 from fastcore.basics import patch
@@ -61,7 +62,7 @@ def validate(self:Runner,
     learn,        # a `Learner`; its optimiser may be None
     dl=None,      # loader; default: `learn.data.valid_dl`
     metrics=None, # a `metric(pred, yb)`, or a list of them
-): # a list of floats: the mean loss, then each metric's
+) -> list: # a list of floats: the mean loss, then each metric's
     "Average loss and metrics over one pass. ValueError without a loader; RuntimeError if nothing was measured."
     measured = _Measured(metrics, log=None)
     _validate(self, learn, _valid_dl(learn, dl), measured)
@@ -73,7 +74,7 @@ def validate(self:Runner,
 # %% ../nbs/04c_predict.ipynb #4c00000f
 def concat(
     batches, # what each batch of a pass gave: tensors, or nestings of the same form
-): # one nesting, for all samples
+) -> Any: # one nesting, for all samples
     "Join batches, tensor by tensor. ValueError if they have different parts."
     first = batches[0]
     missing = sum(batch is None for batch in batches)
@@ -164,7 +165,7 @@ def get_preds(self:Runner,
     dl=None,           # loader of pairs or of inputs alone; default: `learn.data.valid_dl`
     with_inputs=False, # True: the inputs come first, as the model got them
     with_loss=False,   # True: the loss of each sample comes last
-): # (predictions, targets), on the CPU, in the loader's order; half precision becomes float32
+) -> tuple: # (predictions, targets), on the CPU, in the loader's order; half precision becomes float32
     "Predict every sample of `dl`. ValueError without a loader; RuntimeError if nothing was predicted."
     found = _Predictions(with_inputs, _each_loss(learn.loss_func) if with_loss else None)
     _validate(self, learn, _Pairs(_valid_dl(learn, dl)), found)

@@ -8,6 +8,7 @@ __all__ = ['ProgressCallback']
 # %% ../nbs/15_progress.ipynb #e8001092
 import base64, io, math
 from time import perf_counter
+from typing import Any
 
 from fastcore.basics import in_notebook
 from tqdm import tqdm
@@ -123,7 +124,7 @@ class ProgressCallback(AvgStatsCallback):
         self.screen.close()
         self.screen = None
 
-    def plot_loss(self): # the axes
+    def plot_loss(self) -> Any: # the axes
         "Draw the training loss of the last fit, and the validation loss after each epoch."
         valid = [(row['epoch']+1, row['valid_loss']) for row in self.history[self.first:] if 'valid_loss' in row]
         if not self.points and not valid:

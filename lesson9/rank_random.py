@@ -18,7 +18,7 @@ from .restore import *
 # %% ../nbs/24cb_rank_random.ipynb #24cb0016
 _no_loaders = SimpleNamespace(train_dl=None, valid_dl=None) # their generators stay as they are
 
-def rng_stamp(cuda=False): # an integer below 2**48; `cuda`: with the generators of GPUs
+def rng_stamp(cuda=False) -> int: # an integer below 2**48; `cuda`: with the generators of GPUs
     "Turn the state of all random generators into one number, to compare it."
     state = rng_state(_no_loaders)
     _,numbers,*rest = state['numpy']
@@ -59,7 +59,7 @@ class RankRandom:
         set_rng_state(self.shared, _no_loaders)
         self.shared,RankRandom.entered = None,False
 
-    def drew(self): # a bool
+    def drew(self) -> bool: # a bool
         "Find out whether anything was drawn from its own."
         if self.own is None: return False
         self.enter()

@@ -16,12 +16,12 @@ from torch import nn
 from .callbacks import *
 
 # %% ../nbs/24c_ranks.ipynb #24c10010
-def launched(): # a bool
+def launched() -> bool: # a bool
     "Find out whether a launcher, such as torchrun, has started this process as one of several."
     joined = dist.is_available() and dist.is_initialized() # as one that PyTorch's `spawn` has started
     return (dist.get_world_size() if joined else int(os.environ.get('WORLD_SIZE', '1')))>1
 
-def rank_zero_only(cb): # a bool
+def rank_zero_only(cb) -> bool: # a bool
     "Find out whether a callback is for rank 0 alone, for example because it writes a file."
     return getattr(type(cb), 'rank_zero_only', False)
 
@@ -56,7 +56,7 @@ class Ranks:
     def meet(self,
         place,    # an event, or 'any'
         *numbers, # at most three
-    ): # a tensor in float64 with a row for each rank: its three numbers
+    ) -> torch.Tensor: # a tensor in float64 with a row for each rank: its three numbers
         "Wait until all ranks are here. RuntimeError if one is at another place, has ended, or is too late."
         row  = torch.tensor([self.places.index(place), *numbers, 0, 0, 0][:4], dtype=torch.float64)
         rows = row.new_empty(self.size, 4)
@@ -67,27 +67,27 @@ class Ranks:
         raise RuntimeError(f'the processes went different ways: {where}. A callback that stops or skips something has '
                            'to do it in all of them: let it ask run.distributed.any(...)')
 
-    def same_batch(self, n, drawn, *more): # as `meet`; n: samples that this rank has, drawn: a stamp
+    def same_batch(self, n, drawn, *more) -> torch.Tensor: # as `meet`; n: samples that this rank has, drawn: a stamp
         "Wait until all ranks have a batch. RuntimeError if they have drawn different ones."
         rows = self.meet('begin_batch', n, drawn, *more)
         if (rows[:,1]==rows[0,1]).all(): return rows
         raise RuntimeError('the processes have different batches: make data and loaders in the same way in each of '
                            'them, with one seed, for example torch.manual_seed(0)')
 
-    def same_step(self, skips, n): # as `meet`; skips: whether this rank skips the batch, n: its samples
+    def same_step(self, skips, n) -> torch.Tensor: # as `meet`; skips: whether this rank skips the batch, n: its samples
         "Wait until all ranks have their loss. RuntimeError if some skip the batch and others don't."
         rows = self.meet('after_loss', skips, n)
         if rows[:,0].all() or not rows[:,0].any(): return rows
         which = ', '.join(str(rank) for rank,skips in enumerate(rows[:,0].tolist()) if skips)
         raise RuntimeError(f'this batch was skipped on rank {which} and not on the others')
 
-    def any(self, flag): # a bool
+    def any(self, flag) -> bool: # a bool
         "Find out whether `flag` is true on some rank."
         return bool(self.meet('any', bool(flag))[:,0].any())
 
     def gather(self,
         x, # anything that can be pickled, with tensors on the CPU
-    ): # a list
+    ) -> list: # a list
         "Get what each rank has."
         found = [None]*self.size
         dist.all_gather_object(found, x)
@@ -100,19 +100,19 @@ class Ranks:
         return found[0]
 
     @torch.no_grad()
-    def sum(self, t): # a tensor, changed in place
+    def sum(self, t) -> torch.Tensor: # a tensor, changed in place
         "Add up a tensor over all ranks. If it's on a GPU, the processor doesn't wait."
         sent = t.detach().coalesce() if t.is_sparse else t.detach().contiguous() # gloo looks at the memory alone
         dist.all_reduce(sent)
         return t.copy_(sent)
 
-    def mean(self, t, weight): # a tensor; weight: of this rank, 0 if it has nothing
+    def mean(self, t, weight) -> torch.Tensor: # a tensor; weight: of this rank, 0 if it has nothing
         "Add up a tensor over all ranks with their weights, in double precision."
         mine = t.detach().double()
         return self.sum(mine*weight if weight else torch.zeros_like(mine)).to(t.dtype)
 
     @torch.no_grad()
-    def copy(self, t): # a tensor, changed in place
+    def copy(self, t) -> torch.Tensor: # a tensor, changed in place
         "Set a tensor to rank 0's."
         sent = t.detach().contiguous()
         dist.broadcast(sent, 0)

@@ -56,7 +56,7 @@ def one_cycle_runner(
     plot=False,     # True: draw the losses while training
     progress=True,  # False: print nothing; measurements are in `avg_stats.history`
     valid_metrics=None, # metrics for validation only
-): # a `Runner`
+) -> Runner: # a `Runner`
     "Make a `Runner` that trains on the best device, with a learning rate that rises once and falls again."
     if hasattr(lr_max, 'tolist'): lr_max = lr_max.tolist() # NumPy's array or number, or a tensor
     for name,value in ('lr_max', lr_max), ('div', div), ('div_final', div_final):
@@ -106,7 +106,7 @@ def fit_one_cycle(
     metrics=None, # a `metric(pred, yb)`, or a list of them
     cbs=None,     # further callbacks
     **kwargs,     # for `one_cycle_runner`, such as `plot` or `valid_metrics`
-): # the `Runner`, with `progress.history`, `recorder.plot_loss()` and `recorder.plot_lr()`
+) -> Runner: # the `Runner`, with `progress.history`, `recorder.plot_loss()` and `recorder.plot_lr()`
     "Train on the best device, with a learning rate that rises once and falls again."
     if isinstance(epochs, Learner):
         raise TypeError('epochs must be an integer, found a Learner: write fit_one_cycle(epochs, learn, lr_max)')
@@ -117,7 +117,7 @@ def fit_one_cycle(
 # %% ../nbs/21_recipe.ipynb #70010088
 def param_groups(
     model, # an `nn.Module`
-): # a list of dicts, for an optimiser
+) -> list: # a list of dicts, for an optimiser
     "Make a parameter group of each child of `model` that has parameters, in order."
     groups = [{'params': list(m.parameters())} for m in weight_layers(model)]
     if sum(len(group['params']) for group in groups)!=len(list(model.parameters())):

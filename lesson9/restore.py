@@ -18,7 +18,7 @@ from .nested import *
 # %% ../nbs/15a_restore.ipynb #6775c1d1
 def loader_generators(
     data, # a `DataBunch`
-): # a list
+) -> list: # a list
     "Find the random generators of PyTorch's loaders and their samplers, also in wrapped loaders."
     places = [data.train_dl, data.valid_dl]
     for place in places: # which grows as we go: what is inside may have something inside
@@ -29,7 +29,7 @@ def loader_generators(
 # %% ../nbs/15a_restore.ipynb #70010025
 def rng_state(
     data, # a `DataBunch`, whose loaders may have generators of their own
-): # a dict, for `set_rng_state`
+) -> dict: # a dict, for `set_rng_state`
     "Get the state of all random generators: Python's, NumPy's, PyTorch's and the loaders'."
     state = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
                  loaders=[g.get_state() for g in loader_generators(data)])
@@ -111,7 +111,7 @@ def _parts(learn):
 
 def named_tensors(
     learn, # a `Learner`
-): # a dict
+) -> dict: # a dict
     "Name all tensors that training changes: the model's, the loss function's, and others that the optimiser steps."
     found = {f'{name}.{k}': t for name,part in _parts(learn)
              for k,t in (*part.named_parameters(), *part.named_buffers())}
@@ -126,7 +126,7 @@ def _with_extra(learn):
 
 def learner_state(
     learn, # a `Learner`
-): # a dict, with the tensors themselves and not copies
+) -> dict: # a dict, with the tensors themselves and not copies
     "Collect weights, buffers, gradients, which weights are frozen, the optimiser's state, and layers' extra state."
     tensors = named_tensors(learn)
     return dict(tensors=tensors, opt=learn.opt.state_dict(),
@@ -137,7 +137,7 @@ def learner_state(
 def check_learner_state(
     learn, # a `Learner`
     state, # what `learner_state` gave for another one
-): # a list of texts, one for each difference; empty if `state` fits
+) -> list: # a list of texts, one for each difference; empty if `state` fits
     "List how a learner differs from the one whose state this is: in names, shapes, types, or parameter groups."
     def about(state):
         groups = state['opt']['param_groups']
@@ -147,7 +147,7 @@ def check_learner_state(
             'its settings': ', '.join(sorted({k for group in groups for k in group}-{'params'}))}
     return differences(about(learner_state(learn)), about(state))
 
-def differences(here, there): # two dicts; a list of texts such as 'a: 1 here, nothing there'
+def differences(here, there) -> list: # two dicts; a list of texts such as 'a: 1 here, nothing there'
     "Name the keys under which two dicts have something else."
     different = [k for k in here | there if here.get(k)!=there.get(k)]
     return [f"{k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there" for k in different]

@@ -8,6 +8,7 @@ __all__ = ['Rest', 'inside', 'loader_with_state', 'may_skip', 'loader_states', '
 
 # %% ../nbs/24a_resume.ipynb #24a00005
 import random
+from typing import Any, Iterator
 
 import numpy as np, torch
 from torch import nn
@@ -46,14 +47,14 @@ _Generators = np.random.Generator,np.random.RandomState,random.Random,torch.Gene
 
 def inside(
     dl, # a loader, which may have another one in its attribute `dl`; or None
-): # a list, from the outside to the inside
+) -> list: # a list, from the outside to the inside
     "List a loader and the loaders in it."
     return [] if dl is None else [dl, *inside(getattr(dl, 'dl', None))]
 
 def loader_with_state(
     dl,          # a loader, or None
     asked=False, # True: one of any class with a `state_dict`; False: only a `StepsLoader`
-): # a loader, or None
+) -> Any: # a loader, or None
     "Find the loader that knows where it is: `dl`, or one in it."
     def knows(part): return isinstance(part, StepsLoader) or asked and hasattr(type(part), 'state_dict')
     return next(filter(knows, inside(dl)), None)
@@ -61,7 +62,7 @@ def loader_with_state(
 def may_skip(
     dl,    # a loader
     asked, # as for `loader_with_state`
-): # a bool
+) -> bool: # a bool
     "Find out whether a loader begins where it was by itself, as it was asked to. TypeError if it can't."
     knows = loader_with_state(dl, asked)
     if asked and knows is None: raise TypeError(f'loader_state=True: {type(dl).__name__} has no state_dict')
@@ -70,7 +71,7 @@ def may_skip(
 def loader_states(
     data,        # a `DataBunch`
     asked=False, # True: of a training loader of any class with a `state_dict`; False: only of a `StepsLoader`
-): # a list, for `load_loader_states`
+) -> list: # a list, for `load_loader_states`
     "Get the states of the loaders that know where they are, and None for the others."
     return [None if dl is None else dl.state_dict() for dl in _knowing(data, asked)]
 
@@ -88,7 +89,7 @@ def _knowing(data, asked): return [loader_with_state(data.train_dl, asked), load
 def inexact(
     dl,          # a loader, or None
     asked=False, # as for `loader_with_state`
-): # an iterator of texts
+) -> Iterator: # an iterator of texts
     "Say why a loader may not go on as if it hadn't been stopped."
     knows,restored = loader_with_state(dl, asked),loader_generators(DataBunch(dl))
     if knows is None and (unused := loader_with_state(dl, True)) is not None:
@@ -106,13 +107,13 @@ def inexact(
 # %% ../nbs/24a_resume.ipynb #24a0001b
 def about_loader(
     dl, # a loader, or None
-): # a text
+) -> str: # a text
     "Say of what class a loader is, and how many batches it has."
     return f'{type(dl).__name__} of {loader_length(dl)} batches'
 
 def settings(
     learn, # a `Learner`
-): # a dict of plain values
+) -> dict: # a dict of plain values
     "List what a run is made with: the optimiser's settings, the loaders, PyTorch and the machine."
     groups  = {f'{k} of group {i}': str(v) for i,group in enumerate(learn.opt.param_groups)
                for k,v in group.items() if k!='params'}
@@ -124,7 +125,7 @@ def settings(
 # %% ../nbs/24a_resume.ipynb #24a0001e
 def callback_states(
     run, # a `Runner`
-): # a dict
+) -> dict: # a dict
     "Get the states of callbacks by name, of those that have something to keep."
     cbs = {name: cb for name,cb in vars(run).items() if isinstance(cb, Callback)}
     return {name: state for name,cb in cbs.items() if (state := cb.state_dict())}
@@ -133,7 +134,7 @@ def must_fit(
     run,    # a `Runner`, in a fit
     names,  # of the callbacks that have a state
     inside, # whether an epoch is under way
-): # a dict of texts
+) -> dict: # a dict of texts
     "List what has to be the same when a run goes on: classes of callbacks; inside of an epoch, the loader."
     found = {f'callback {name}': type(getattr(run, name)).__name__ for name in names}
     return found | ({'train_dl': about_loader(run.data.train_dl)} if inside else {})
@@ -152,7 +153,7 @@ def check_order(
 # %% ../nbs/24a_resume.ipynb #24a00020
 def training_modes(
     learn, # a `Learner`
-): # a list of names
+) -> list: # a list of names
     "List the layers that are in training mode."
     return [name for name,m in _layers(learn) if m.training]
 
@@ -171,7 +172,7 @@ def doubts(
     here,  # what `settings` gave now
     there, # what it gave when the run began
     asked, # as for `loader_with_state`
-): # an iterator of texts
+) -> Iterator: # an iterator of texts
     "Say what may be otherwise than if a run hadn't been stopped."
     if found := differences(here, there): yield f"made with other settings: {'; '.join(found)}"
     for reason in (*inexact(data.train_dl, asked), *inexact(data.valid_dl)): yield f'not exact: {reason}'

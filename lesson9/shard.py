@@ -7,6 +7,7 @@ __all__ = ['blocks', 'like', 'shard', 'whole', 'spread_state']
 
 # %% ../nbs/24e_shard.ipynb #24e10005
 from collections import Counter
+from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,7 +19,7 @@ from .restore import *
 # %% ../nbs/24e_shard.ipynb #24e10010
 def blocks(
     model, # an `nn.Module`
-): # a list of modules
+) -> list: # a list of modules
     "List the layers that are put together one at a time. One that shares a weight with another isn't among them."
     parts = []
     for m in model.children():
@@ -33,7 +34,7 @@ def _is_part(t): return hasattr(t, 'full_tensor') # PyTorch's `DTensor`
 def like(
     x, # a tensor or nesting, such as what an optimiser keeps for a weight
     p, # a weight
-): # the same nesting
+) -> Any: # the same nesting
     "Spread tensors of the shape of `p` as `p` is spread."
     if not _is_part(p): return x
     from torch.distributed.tensor import distribute_tensor # here, because it takes longer to import than all of ours
@@ -65,7 +66,7 @@ def shard(
 def whole(
     x,         # tensors, or any nesting
     keep=True, # False: help the others, and keep the parts
-): # the same, each tensor complete, on the CPU
+) -> Any: # the same, each tensor complete, on the CPU
     "Collect tensors of which each rank has a part, one after the other. All ranks have to call it."
     def collect(t):
         if not _is_part(t): return t

@@ -6,7 +6,7 @@
 __all__ = ['add_sums', 'average', 'join_predictions', 'can_join', 'join', 'compute', 'join_counts', 'SharedFolder', 'mark']
 
 # %% ../nbs/24f_shared.ipynb #24f10005
-import hashlib, json, warnings
+import hashlib, json, typing, warnings
 from contextlib import nullcontext
 from copy import deepcopy
 
@@ -24,7 +24,7 @@ from .shard import *
 # %% ../nbs/24f_shared.ipynb #24f10010
 def add_sums(
     parts, # for each rank a pair: a count, and a list of sums or None
-): # such a pair, of all ranks
+) -> tuple: # such a pair, of all ranks
     "Add up what the ranks have counted, in double precision."
     sums  = [s for _,s in parts if s]
     total = [sum(t.double() for t in column).to(column[0].dtype) for column in zip(*sums)]
@@ -54,13 +54,13 @@ def join_predictions(
     cb.batches = found if keep else [[None]*len(found[0])] if found else []
 
 # %% ../nbs/24f_shared.ipynb #24f10030
-def can_join(metric): # a bool
+def can_join(metric) -> bool: # a bool
     "Find out whether metrics of several ranks can be joined: torchmetrics' can, and those with `merge_state`."
     return bool(_parts_of(metric)) or hasattr(metric, 'merge_state')
 
 def join(
     metrics, # a metric of each rank, on the CPU
-): # the first of them, changed
+) -> typing.Any: # the first of them, changed
     "Let the first metric have counted what all of them have."
     first,*others = metrics
     if not _parts_of(first): return first.merge_state(others)
@@ -79,7 +79,7 @@ def _reduced(reduction, values): # of one state, a tensor or a list of tensors
 def compute(
     metric, # one that `can_join`; it isn't changed
     ranks,  # a `Ranks`
-): # what it has measured on all ranks
+) -> typing.Any: # what it has measured on all ranks
     "Compute a metric. All ranks have to call it."
     mine = deepcopy(metric)
     if hasattr(mine, 'to'): mine.to('cpu')
@@ -88,7 +88,7 @@ def compute(
 def join_counts(
     metric, # as for `compute`
     counts, # what those of all ranks have counted, from the state of `Metrics`
-): # what one metric would have counted
+) -> typing.Any: # what one metric would have counted
     "Put together what metrics have counted, so that one can go on. TypeError if it can't."
     copies = [deepcopy(metric) for _ in counts]
     for m,kept in zip(copies, counts): _set_counts(m, kept)
@@ -173,7 +173,7 @@ class SharedFolder:
 
 def mark(
     state, # anything that a file can hold
-): # a text
+) -> str: # a text
     "Turn a state into a short text, which is the same for equal states."
     tensors,plain = flatten(state)
     kinds = [(name, str(t.dtype), list(t.shape), stamp(t)) for name,t in tensors.items()]

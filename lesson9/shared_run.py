@@ -76,7 +76,7 @@ def refuse(
         if why: raise ValueError(f'{type(cb).__name__} cannot be used with {name}: {why}')
 
 # %% ../nbs/24g_shared_run.ipynb #24c30020
-def owner(f): # a callback, or None
+def owner(f) -> Callback|None: # a callback, or None
     "Find the callback whose method a listener is, also if another one has wrapped it."
     return getattr(unwrap(f, stop=lambda f: hasattr(f, '__self__')), '__self__', None)
 
@@ -87,7 +87,7 @@ class SharedRun(Callback):
     rank,size = 0,1
     failed = shard = all_preds = False
 
-    def any(self, flag): # a bool
+    def any(self, flag) -> bool: # a bool
         "Find out whether `flag` is true in some process. All of them have to ask."
         return self.ranks.any(flag) if self.ranks else bool(flag)
 

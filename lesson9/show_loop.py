@@ -234,7 +234,7 @@ class LoopDrawing:
 
 # %% ../nbs/32_show_loop.ipynb #11d00021
 @patch
-def show_loop(self:Runner): # a `LoopDrawing`: a picture in a notebook, text in a terminal
+def show_loop(self:Runner) -> LoopDrawing: # a `LoopDrawing`: a picture in a notebook, text in a terminal
     "Draw what the `LoopTrace` of this Runner noted in the last fit. ValueError if there is none."
     trace = next((cb for cb in self.cbs if isinstance(cb, LoopTrace)), None)
     if trace is None or not trace.steps:

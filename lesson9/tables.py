@@ -66,7 +66,7 @@ class ShowsTable:
 def curve_html(
     values, # what is drawn from left to right: numbers, at least one
     text,   # what stands below, shown as code
-): # HTML; the text alone if a value isn't a number
+) -> str: # HTML; the text alone if a value isn't a number
     "Draw a small curve, with its lowest and its highest value, in the colour of the page's text."
     text = f'<code>{escape(text)}</code>'
     if not all(isinstance(v, (int, float)) for v in values): return text

@@ -30,7 +30,7 @@ def save_model(
 
 def read_model(
     path, # a file that `save_model` wrote
-): # (a dict of what it says besides, a `state_dict` on the CPU)
+) -> tuple: # (a dict of what it says besides, a `state_dict` on the CPU)
     "Read a file of a model. CheckpointError if it's damaged or of another kind."
     tensors,plain = load_tensors(path)
     try:
@@ -46,7 +46,7 @@ def _shape(v): return list(v.shape) if isinstance(v, Tensor) and not is_lazy(v) 
 def load_model(
     path,  # a file that `save_model` or `SaveBest` wrote
     model, # a model of the same shape, compiled or not
-): # a dict of what the file says besides
+) -> dict: # a dict of what the file says besides
     "Load weights into `model`. CheckpointError, before anything is changed, for other names or shapes."
     about,state = read_model(path)
     own,differ = _uncompiled(model).state_dict(),[]

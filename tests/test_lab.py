@@ -28,6 +28,12 @@ import time, torch, torch.nn.functional as F
 from lesson9.all import *
 class Slow(Callback):
     def after_loss(self): time.sleep(0.1)
+class Every:
+    "Do something now and then."
+    def __init__(self,
+        n=10,     # how often
+        log=None, # gets a line
+    ): self.n,self.log = n,log
 class Interrupt(Callback):
     order = 100
     def after_batch(self):
@@ -43,7 +49,8 @@ run = Runner([ProgressCallback(accuracy, plot=True), Slow()])'''.strip(),
 try: Runner([ProgressCallback(), Slow(), Interrupt()]).fit(2, learn)
 except KeyboardInterrupt: pass'''.strip(),
     learn='learn', data='data', run='run', schedule='sched_cos(0.1, 0.5)',
-    one_cycle='cos_1cycle_anneal', ParamScheduler='ParamScheduler', Runner_fit='Runner.fit', saved='sched_lin(0, 1)')
+    one_cycle='cos_1cycle_anneal', ParamScheduler='ParamScheduler', Runner_fit='Runner.fit', Every='Every',
+    saved='sched_lin(0, 1)')
 
 CELLS = list(SCRATCH)
 
@@ -279,10 +286,13 @@ def scratch(tab):
 
 def cell_of(tab, name): return tab.locator('.jp-CodeCell:visible').nth(CELLS.index(name))
 
-TIPS = dict( # parts of a signature, with the comments beside parameters, and how the docstring begins
-    one_cycle = ('start, # value at the beginning', 'end, # value at the end', 'Go up from start to high'),
-    ParamScheduler = ("pname, # the hyperparameter's name", 'sched_funcs, # a schedule', 'Set a hyperparameter'),
-    Runner_fit = ('epochs:int', 'learn:Learner', 'Train learn.model for epochs epochs.'))
+TIPS = dict( # how a signature begins, parts with the comments beside parameters, and how the docstring begins
+    one_cycle = ('def cos_1cycle_anneal(', 'start, # value at the beginning', 'end, # value at the end',
+                 'Go up from start to high'),
+    ParamScheduler = ('class ParamScheduler(', "pname, # the hyperparameter's name", 'sched_funcs, # a schedule',
+                      'Set a hyperparameter'),
+    Runner_fit = ('def fit(', 'epochs:int', 'learn:Learner', 'Train learn.model for epochs epochs.'),
+    Every = ('class Every(', 'n=10, # how often', 'log=None, # gets a line', 'Do something now and then.')) # of a cell
 
 @pytest.mark.parametrize('name', TIPS)
 def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratch, name):
@@ -296,7 +306,7 @@ def test_shift_tab_shows_parameters_with_their_comments_and_the_docstring(scratc
     is_cut = tip.evaluate(f'e => {boxes}.some(box => box.scrollWidth>box.clientWidth+1)')
     scratch.keyboard.press('Escape')
     tip.wait_for(state='detached')
-    assert text.startswith(f"def {SCRATCH[name].split('.')[-1]}( "), text # as rendered, without marks of Markdown
+    assert text.startswith(TIPS[name][0]), text # as rendered, without marks of Markdown
     for part in TIPS[name]: assert part in text, text
     assert not is_cut, 'wider than its box'
 

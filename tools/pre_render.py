@@ -3,6 +3,7 @@ names this script. They start it in the project's folder, _proc/, so `nbdev_docs
 import json, os, re
 from pathlib import Path
 
+from entries import entries
 from nbdev.config import get_config
 from page_furniture import changelog_page
 from pictures import card
@@ -35,6 +36,7 @@ def prepare(
     for path in proc.glob('*.ipynb'):
         before = path.read_text(encoding='utf-8')
         notebook = json.loads(before)
+        entries(notebook)
         plain_code(notebook)
         text = json.dumps(notebook)
         if text!=before: path.write_text(text, encoding='utf-8') # else a preview would render it again
