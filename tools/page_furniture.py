@@ -99,9 +99,11 @@ def link(words, href):
     download = ' download' if href.startswith('nbs/') else ''
     return f'<a href="{href}"{download}>{words}</a>'
 
-def facts(text, builds_on, links):
+LOOKED_UP = {'34_glossary.ipynb', '35_reference.ipynb'} # nobody reads them from beginning to end
+
+def facts(text, read, builds_on, links):
     "Put the line below the title. `builds_on` and `links` are {words: address}."
-    parts = [f'{minutes(text)} min to read']
+    parts = [f'{minutes(text)} min to read']*read
     if builds_on: parts.append('builds on ' + ', '.join(link(*pair) for pair in builds_on.items()))
     parts += [link(*pair) for pair in links.items()]
     return below(TITLE_BLOCK, text, f'<p class="lesson-facts">{" · ".join(parts)}</p>')
@@ -173,7 +175,7 @@ def furnish(
     if name in needs():
         titles = sidebar_titles(ROOT/'_quarto.yml')
         builds_on = {html.escape(titles[other]): f'{names[other]}.html' for other in needs()[name]}
-        text = facts(text, builds_on, places(cfg, name))
+        text = facts(text, name not in LOOKED_UP, builds_on, places(cfg, name))
     text = text.replace('/nbs/changelog.ipynb', '/CHANGELOG.md') # `View source`
     return footer(folded_contents(skip_link(text)), cfg)
 
