@@ -144,7 +144,8 @@ RIGHT = {
     'csv': r'logs\.html#csv', 'confusion matrix': r'mistakes\.html#confusion', 'freeze': r'recipe\.html#.*freez',
     'seed': r'recipe\.html', 'reproducible': r'recipe\.html#reproducible', 'progress bar': r'progress\.html',
     'hooks': r'hooks\.html', 'validation': r'.*#validation|predict\.html', 'predict': r'predict\.html',
-    'lr scheduler': r'(schedulers|recipes|anneal)\.html', 'GPU': r'.*gpu|devices\.html|distributed\.html', 'coroutine': r'minibatch_training\.html#',
+    'lr scheduler': r'(schedulers|recipes|anneal)\.html',
+    'GPU': r'.*gpu|devices\.html|distributed\.html', 'coroutine': r'minibatch_training\.html#',
 }
 
 def test_right_section_comes_first(rank):
