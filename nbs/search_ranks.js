@@ -29,7 +29,7 @@ window.siteSearch = (() => {
   // ---- Ranks. What counts: where a word stands, how much of the word it is, and what kind of thing has been found.
   const [NAME, PAGE, TEXT, CODE] = [10, 3, 1, .3]
   const [WHOLE, STEM, START, INSIDE] = [1, .9, .2, .002]
-  const KINDS = {task: 6, class: 4, page: 3, term: 2, section: 1, function: 1, question: 1, method: 0}
+  const KINDS = {task: 8, class: 4, page: 3, term: 2, section: 1, function: 1, question: 1, method: 0}
 
   const closeness = (word, wanted) =>
     word == wanted ? WHOLE : stem(word) == stem(wanted) ? STEM : wanted.length < 2 ? 0 :

@@ -8,7 +8,7 @@ from test_browser import is_dark, sideways, toggle, violations
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))
-from search_index import page_entries, plain
+from search_index import kind_of, page_entries, plain
 
 # The index
 
@@ -47,6 +47,11 @@ def test_kinds_of_entries(index):
         ('callbacks.html', 'page'), ('callbacks.html#the-order-of-callbacks', 'section'),
         ('callbacks.html#runner', 'class'), ('callbacks.html#runner.fit', 'method'),
         ('lr_find.html#lr_find', 'function'), ('data.html#mnist', 'section')}
+    for name,code,kind in [
+        ('Saver', 'class Saver(path)', 'class'), ('save', 'save(path)', 'function'), ('Saver', 'Saver', 'section'),
+        ('A.save', 'A.save(path)', 'method'), ('A.save', '@patch\ndef save(self:A)', 'method'),
+    ]:
+        assert kind_of(name, f'<p>Text</p><pre><code>{code}</code></pre>')==kind, (name, code)
     assert any(entry['kind']=='term' and entry['name']=='order' for entry in index) # of the glossary
 
 TASKS = '''<main><header><h1 class="title">Reference</h1><div class="description">All names</div></header>
@@ -126,7 +131,7 @@ RIGHT = {
     'DDP': r'(distributed|ranks)\.html#distributed-?data-?parallel|distributed\.html',
     'several GPUs': r'distributed\.html|recipes\.html#several-gpus-and-machines',
     'multi-GPU': r'distributed\.html|recipes\.html#several-gpus-and-machines',
-    'warmup': r'anneal\.html#(warm-up-and-dead-units|the-1cycle-policy)|(recipe|schedulers)\.html',
+    'warmup': r'anneal\.html#(warm-up-and-dead-units|combining-schedules|the-1cycle-policy)|(recipe|schedulers)\.html',
     'one cycle': r'anneal\.html#the-1cycle-policy|recipe\.html|recipes\.html',
     'checkpoint': r'checkpoint\.html|recipes\.html#checkpoints-and-resuming',
     'dropout': r'.*#(.*dropout.*|train-and-eval)|anneal\.html',
@@ -139,7 +144,8 @@ RIGHT = {
     'csv': r'logs\.html#csv', 'confusion matrix': r'mistakes\.html#confusion', 'freeze': r'recipe\.html#.*freez',
     'seed': r'recipe\.html', 'reproducible': r'recipe\.html#reproducible', 'progress bar': r'progress\.html',
     'hooks': r'hooks\.html', 'validation': r'.*#validation|predict\.html', 'predict': r'predict\.html',
-    'lr scheduler': r'(schedulers|recipes|anneal)\.html', 'GPU': r'.*gpu', 'coroutine': r'minibatch_training\.html#',
+    'lr scheduler': r'(schedulers|recipes|anneal)\.html',
+    'GPU': r'.*gpu|devices\.html|distributed\.html', 'coroutine': r'minibatch_training\.html#',
 }
 
 def test_right_section_comes_first(rank):
@@ -164,8 +170,8 @@ def test_whole_words_first_and_each_place_once(rank):
     assert all('check_int' not in name for _,name in checkpoint[:20])
     found = [entry['href'] for entry in rank('early stopping')]
     assert len(found)==len(set(found)) # the glossary leads to the section, which is found itself
-    order = names(rank('order'))
-    assert order.index('The order of callbacks') < 5 and 'Recorder' not in order[:20]
+    order = [entry['href'] for entry in rank('order')]
+    assert order.index('callbacks.html#the-order-of-callbacks') < 3 and 'anneal.html#recorder' not in order[:20]
 
 # The field
 

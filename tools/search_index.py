@@ -24,7 +24,8 @@ def entry(href, page, name, body, kind, also=()):
 def kind_of(name, body):
     "What a heading is about: the definition of its name follows it, or it's a section."
     *owner,last = name.split('.')
-    if not re.search(rf'\b(def|class) {re.escape(last)}\b', plain(' '.join(PRE.findall(body)))): return 'section'
+    code = ' '.join(map(plain, PRE.findall(body)))
+    if not (code.startswith(f'{name}(') or re.search(rf'\b(def|class) {re.escape(last)}\b', code)): return 'section'
     if owner: return 'method'
     return 'class' if last[0].isupper() else 'function'
 
