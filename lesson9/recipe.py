@@ -128,8 +128,8 @@ def param_groups(
 def freeze(
     learn, # a `Learner` whose optimiser has several parameter groups
     n:int, # how many groups stop learning, from the first; 0: all learn
-): # the running statistics of batch norm go on in all groups
-    "Stop the first `n` parameter groups from learning, and let the others learn."
+):
+    "Stop the first `n` parameter groups from learning, and let the others learn. Batch norm's statistics go on in all."
     groups = learn.opt.param_groups
     check_int('n', n, 0)
     if n>=len(groups): raise ValueError(f'n must leave one of {len(groups)} parameter groups to learn, found {n}')

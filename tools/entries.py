@@ -3,7 +3,7 @@ they are written, and nothing is guessed from a value.
 
 `entries` rewrites what nbdev's show_doc made of a processed notebook; `reference` lists the names of the package, for
 nbs/35_reference.ipynb."""
-import ast, json, re
+import ast, json, re, textwrap
 from functools import cache
 from pathlib import Path
 
@@ -80,31 +80,66 @@ def line(code, sentence): return f'- {code}' + (f': {sentence}' if sentence else
 
 def members(cls):
     "Lines of a list: the events that a class listens to, and its other public methods"
-    methods = public_methods(cls)
-    heard = [f'`{node.name}`' for node in methods if node.name in events()]
+    # `after_fit = after_batch` makes one method listen to two events
+    targets = [target for node in cls.body if isinstance(node, ast.Assign) for target in node.targets]
+    methods,aliases = public_methods(cls),[target.id for target in targets if isinstance(target, ast.Name)]
+    heard = [f'`{name}`' for name in [*(node.name for node in methods), *aliases] if name in events()]
     others = [node for node in methods if node.name not in events()]
     own = [line(f'`{node.name}{parameters(node)}`', first_sentence(node)) for node in others]
     return ['- Called at ' + ', '.join(heard)]*bool(heard) + own
 
-def about(name):
+def commented(name, node):
+    "How to make an object of a class whose source isn't on the page: its parameters with their comments"
+    text = next(text for _,tree,text in modules().values() if node in tree.body)
+    lines = text.splitlines()[maker(node).lineno-1:maker(node).body[0].lineno-1]
+    return re.sub(r'def __init__\(self,? ?', f'class {name}(', textwrap.dedent('\n'.join(lines)), count=1)
+
+def about(
+    name,  # of the entry
+    alone, # whether the next cell defines only it; None: its source isn't on the page
+):
     """What stands between the heading of an entry and the source: for a class how to make an object, and its methods;
-    for a function nothing, since the source begins with its signature."""
+    for a function nothing if its source follows at once, which begins with the signature."""
     node = definitions().get(name)
+    if isinstance(node, ast.ClassDef) and alone is None:
+        return '\n'.join([f'```python\n{commented(name, node)}\n```', '', first_sentence(node), '', *members(node)])
     if isinstance(node, ast.ClassDef):
         return '\n'.join([f'```python\nclass {name}{parameters(node)}\n```', '', *members(node)])
+    if node: return '' if alone else first_sentence(node)
     owner,_,method = name.rpartition('.')
-    if node or not owner: return ''
+    if not owner: return ''
     node = next(node for node in public_methods(definitions()[owner]) if node.name==method)
     return f'```python\n{name}{parameters(node)}\n```\n\n{first_sentence(node)}' # its source is that of its class
 
+def source_of(cell): return ''.join(cell['source']) if cell['cell_type']=='code' else ''
+
+def defined(cell):
+    "The names that an exported cell defines, without those that begin with an underscore"
+    if 'code-summary: "Exported source"' not in source_of(cell): return []
+    nodes = [node for node in ast.parse(source_of(cell)).body if is_function(node) or isinstance(node, ast.ClassDef)]
+    return [patched(node) or node.name for node in nodes if not node.name.startswith('_')]
+
+def documented(cell):
+    "The name that a cell is an entry of; None for any other cell"
+    shown = re.search(r'^show_doc\(([\w.]+)\)', source_of(cell), re.M)
+    return shown and shown[1]
+
 def entries(notebook):
-    "Rewrite the entries of a processed notebook."
+    """Rewrite the entries of a processed notebook. Those of one cell stand before it, in its order; nbdev puts the last
+    one before the cell and the others behind it, backwards."""
+    cells = notebook['cells']
+    homes = {name: (i, rank) for i,cell in enumerate(cells) for rank,name in enumerate(defined(cell))}
+    def place(numbered):
+        i,cell = numbered
+        home = homes.get(documented(cell))
+        return (home[0], 0, home[1]) if home else (i, 1, 0)
+    notebook['cells'] = [cell for _,cell in sorted(enumerate(cells), key=place)]
     for cell in notebook['cells']:
-        shown = re.search(r'^show_doc\(([\w.]+)\)', ''.join(cell['source']), re.M)
-        if cell['cell_type']!='code' or not shown: continue
-        for output in cell['outputs']:
+        name = documented(cell)
+        alone = len(defined(cells[homes[name][0]]))==1 if name in homes else None
+        for output in cell['outputs'] if name else ():
             head = re.match(r'.*?^#+ [^\n]+\n', ''.join(output['data']['text/markdown']), re.S|re.M)[0]
-            output['data'] = {'text/markdown': f'{head}\n{about(shown[1])}\n'}
+            output['data'] = {'text/markdown': f'{head}\n{about(name, alone)}\n'}
 
 # ---- the reference
 

@@ -17,7 +17,8 @@ def here(name): return Path(sys.executable).with_name(name) # a command of this 
 
 def run(*command, folder=ROOT):
     print('$', *(getattr(part, 'name', part) for part in command), flush=True) # without the folders of paths
-    subprocess.run([str(part) for part in command], cwd=folder, check=True)
+    done = subprocess.run([str(part) for part in command], cwd=folder, check=False)
+    if done.returncode: sys.exit('That failed: no release')
 
 def git(*command, folder=ROOT):
     "What a git command prints."
