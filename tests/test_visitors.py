@@ -1,5 +1,5 @@
 """Twelve things that a visitor wants to know, each found from the overview in two ways, with two clicks: by search
-alone, where the first result is the right one, and by reading alone, with a link of the text and one of its contents."""
+alone, where the first result is right, and by reading alone, over a link of the text and one of its contents."""
 import pytest
 
 # What is typed; page and anchor that it leads to; words of the answer there; what a reader clicks on instead
