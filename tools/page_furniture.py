@@ -125,8 +125,8 @@ def folded_contents(text):
 
 def page_links(text, titles):
     "Previous and next page by their titles in the sidebar. `titles`: {name of a page, without suffix: title}."
-    link = re.compile(r'(href="(?:\./)?(\w+)\.html"[^>]*>(?:(?!</a>).)*class="nav-page-text">)[^<]*', re.S)
-    def named(match): return match[1] + html.escape(titles[match[2]].replace("'", '’'))
+    link = re.compile(r'(href="(?:\./)?(\w+)\.html"[^>]*>(?:(?!</a>).)*class="nav-page-text">)([^<]*)', re.S)
+    def named(match): return match[1] + html.escape(titles.get(match[2], html.unescape(match[3])).replace("'", '’'))
     return re.sub(r'<nav[^>]*class="page-navigation".*?</nav>', lambda nav: link.sub(named, nav[0]), text, flags=re.S)
 
 # Browsers that print a fold as it stands, unlike what nbs/styles.css asks for, print it open.
