@@ -112,6 +112,16 @@ def test_every_lesson_has_its_line(pages):
         assert (DOCS/'nbs'/name).read_bytes() == (ROOT/'nbs'/name).read_bytes()
     assert 'lesson-facts' not in pages['index']
 
+def test_previous_and_next_say_where_they_lead(pages):
+    titles = sidebar_titles(ROOT/'_quarto.yml')
+    order = {re.sub(r'^\d+[a-z]*_', '', Path(name).stem): title for name,title in titles.items()}
+    for page,before,after in zip(order, [None, *order], [*list(order)[1:], None]):
+        nav = re.search(r'<nav[^>]*class="page-navigation".*?</nav>', pages[page], re.S)[0]
+        found = re.findall(r'href="(?:\./)?(\w+)\.html"[^>]*>.*?class="nav-page-text">(.*?)</span>', nav, re.S)
+        wanted = [(name, order[name]) for name in (before, after) if name]
+        assert [(name, html.unescape(text).replace('’', "'")) for name,text in found] == wanted, page
+    assert sum(text.count('nav-page-text') for text in pages.values()) == 2*len(order)-2
+
 def test_changelog_is_a_page(pages):
     text = pages['changelog']
     assert re.search('<h1 class="title[^"]*">Changelog</h1>', text)

@@ -125,6 +125,12 @@ def folded_contents(text):
     fold = f'<details class="page-contents"><summary>On this page</summary>{links}</details>'
     return below('<p class="lesson-facts">.*?</p>' if 'class="lesson-facts"' in text else TITLE_BLOCK, text, fold)
 
+def page_links(text, titles):
+    "Previous and next page by their titles in the sidebar. `titles`: {name of a page, without suffix: title}."
+    link = re.compile(r'(href="(?:\./)?(\w+)\.html"[^>]*>(?:(?!</a>).)*class="nav-page-text">)([^<]*)', re.S)
+    def named(match): return match[1] + html.escape(titles.get(match[2], html.unescape(match[3])).replace("'", '’'))
+    return re.sub(r'<nav[^>]*class="page-navigation".*?</nav>', lambda nav: link.sub(named, nav[0]), text, flags=re.S)
+
 # Browsers that print a fold as it stands, unlike what nbs/styles.css asks for, print it open.
 PRINTING = """<script>
 addEventListener('beforeprint', () => document.querySelectorAll('main details:not([open])').forEach(fold => {
@@ -172,11 +178,12 @@ def furnish(
     cfg,   # settings.ini
 ):
     "Put the furniture on a page."
+    titles = {other: title for other,title in sidebar_titles(ROOT/'_quarto.yml').items() if other in names}
     if name in needs():
-        titles = sidebar_titles(ROOT/'_quarto.yml')
         builds_on = {html.escape(titles[other]): f'{names[other]}.html' for other in needs()[name]}
         text = facts(text, name not in LOOKED_UP, builds_on, places(cfg, name))
     text = text.replace('/nbs/changelog.ipynb', '/CHANGELOG.md') # `View source`
+    text = page_links(text, {names[other]: title for other,title in titles.items()})
     return footer(folded_contents(skip_link(text)), cfg)
 
 def copy_notebooks(docs, cfg):
