@@ -135,8 +135,8 @@ def test_entries_of_a_notebook():
     def source(text): return code('#| code-fold: show\n#| code-summary: "Exported source"\n' + text)
     names = 'GradientClip','collate','Recorder.plot_loss'
     several = entry('amp_dtype'),source('def has_hooks(): pass\ndef amp_dtype(): pass'),entry('has_hooks')
-    notebook = dict(cells=[entry('GradientClip'), source('class GradientClip: pass'), entry('collate'), source('def collate(): pass'),
-                           entry('Recorder.plot_loss'), *several])
+    notebook = dict(cells=[entry('GradientClip'), source('class GradientClip: pass'), entry('collate'),
+                           source('def collate(): pass'), entry('Recorder.plot_loss'), *several])
     for _ in range(2):
         entries(notebook)
         texts = [cell['outputs'][0]['data']['text/markdown'] for cell in notebook['cells'] if cell['outputs']]
@@ -146,7 +146,8 @@ def test_entries_of_a_notebook():
         assert cls=='```python\nclass GradientClip(norm=None, value=None)\n```\n\n- Called at `after_backward`', cls
         assert function=='' and method.startswith('```python\nRecorder.plot_loss(skip_last=0)\n```\n\nDraw'), method
         assert ['### has_hooks' in texts[3], '### amp_dtype' in texts[4], *map(bool, others)]==[True]*4
-        assert [bool(cell['outputs']) for cell in notebook['cells']]==[True, False, True, False, True, True, True, False]
+        order = [bool(cell['outputs']) for cell in notebook['cells']]
+        assert order==[True, False, True, False, True, True, True, False]
 
 # ---- what comes back
 

@@ -101,10 +101,9 @@ def about(
     """What stands between the heading of an entry and the source: for a class how to make an object, and its methods;
     for a function nothing if its source follows at once, which begins with the signature."""
     node = definitions().get(name)
-    if isinstance(node, ast.ClassDef) and alone is None:
-        return '\n'.join([f'```python\n{commented(name, node)}\n```', '', first_sentence(node), '', *members(node)])
     if isinstance(node, ast.ClassDef):
-        return '\n'.join([f'```python\nclass {name}{parameters(node)}\n```', '', *members(node)])
+        made = commented(name, node) if alone is None else f'class {name}{parameters(node)}'
+        return '\n'.join([f'```python\n{made}\n```', '', '' if alone else first_sentence(node), '', *members(node)])
     if node: return '' if alone else first_sentence(node)
     owner,_,method = name.rpartition('.')
     if not owner: return ''
