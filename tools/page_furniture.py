@@ -36,6 +36,7 @@ def minutes(page):
 
 # ---- what a page builds on
 
+@cache
 def sidebar_titles(config):
     "{file name of a notebook: its title in the sidebar}, in reading order."
     contents = yaml.safe_load(config.read_text(encoding='utf-8'))['website']['sidebar']['contents']
