@@ -4,8 +4,9 @@ import ast, html, importlib, inspect, json, re
 from pathlib import Path
 
 import pytest
-from entries import definitions, entries, maker, modules, parameters, patched, public_methods
+from entries import definitions, entries, maker, modules, parameters, patched, public_methods, reference
 from fastcore.docments import docments
+from nbdev.config import get_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
@@ -56,6 +57,13 @@ def test_the_reference_lists_public_methods(module):
     for name,cls in kinds(module, inspect.isclass).items():
         own = [key for key,value in vars(cls).items() if inspect.isfunction(value) and value.__module__==cls.__module__]
         for method in own: assert method[0]=='_' or re.search(rf'\b{method}\b', said), f'{name}.{method}'
+
+def test_the_saved_list_is_current():
+    "The site lists the names anew; readers of the notebook itself see what was saved."
+    cells = json.loads((ROOT/'nbs'/'35_reference.ipynb').read_text(encoding='utf-8'))['cells']
+    output, = [output for cell in cells for output in cell.get('outputs', [])]
+    now = reference(get_config().doc_host + get_config().doc_baseurl)
+    assert ''.join(output['data']['text/markdown'])==now, 'run `python tools/lessons.py nbs/35_reference.ipynb`'
 
 def tasks():
     "The rows of the first table, as Markdown."

@@ -103,7 +103,8 @@ def about(
     node = definitions().get(name)
     if isinstance(node, ast.ClassDef):
         made = commented(name, node) if alone is None else f'class {name}{parameters(node)}'
-        return '\n'.join([f'```python\n{made}\n```', '', '' if alone else first_sentence(node), '', *members(node)])
+        parts = f'```python\n{made}\n```', '' if alone else first_sentence(node), '\n'.join(members(node))
+        return '\n\n'.join(filter(None, parts))
     if node: return '' if alone else first_sentence(node)
     owner,_,method = name.rpartition('.')
     if not owner: return ''
