@@ -21,7 +21,8 @@ def imports(nb):
     nodes = [node for cell in code_cells(nb) for node in ast.walk(parse(cell))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    return {name.split('.')[0] for name in names} - set(sys.stdlib_module_names) - {'lesson9'}
+    own = {'lesson9', *(path.stem for path in (ROOT/'tools').glob('*.py'))}
+    return {name.split('.')[0] for name in names} - set(sys.stdlib_module_names) - own
 
 def required(cfg): return {re.split('[>=]', need)[0] for need in cfg['requirements'].split()}
 
@@ -29,7 +30,7 @@ def shows_symbols(nb): return any('nbdev.showdoc' in cell.source for cell in cod
 
 def reads_files(nb):
     "Whether a notebook reads files of this repository, which come with no package."
-    return any(re.search(r"\('\.\./bench|cells_of\('\d", cell.source) for cell in code_cells(nb))
+    return any(re.search(r"\('\.\./bench|cells_of\('\d|config_path/'tools'", cell.source) for cell in code_cells(nb))
 
 def first_lines(nb, cfg):
     "The lines for Colab; in other places they do nothing."
@@ -37,7 +38,7 @@ def first_lines(nb, cfg):
     lines = [' '.join([f"![ -d /content ] && pip install -q git+{address(cfg)}@{cfg['branch']}", *sorted(more)])]
     if reads_files(nb):
         lines += [f"![ -d /content ] && git clone -q --depth 1 -b {cfg['branch']} {address(cfg)} /repo",
-                  '![ -d /content ] && ln -s /repo/bench / && ln -s /repo/nbs/* .']
+                  '![ -d /content ] && ln -s /repo/bench /repo/tools /repo/settings.ini / && ln -s /repo/nbs/* .']
     return lines
 
 def set_up(nb, cfg):
