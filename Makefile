@@ -6,14 +6,15 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 NOTEBOOKS := $(wildcard nbs/*.ipynb)
-SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.scss nbs/*.svg tools/*.py) _quarto.yml settings.ini
+SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.js nbs/*.svg tools/*.py) _quarto.yml settings.ini CHANGELOG.md
 SITE      := _docs/.built
 
-.PHONY: help site test test-all soak fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-checkpoint \
+.PHONY: help site test test-site test-all soak fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-checkpoint \
         bench-scaling bench-gpu release release-check clean
 help:
 	@echo 'make site     set up .venv if needed (two minutes), export the library, build the site into _docs/ (one)'
 	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
+	@echo 'make test-site  run the tests of the site alone, on whichever pages are in _docs/ (two minutes)'
 	@echo 'make test-all also run the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
@@ -62,6 +63,10 @@ $(SITE): $(READY) $(SOURCES)
 test: $(READY)
 	$(EXPORT)
 	@$(BIN)/python tools/run_tests.py
+
+# smalldocs' pages or Quarto's: the tests are the same
+test-site: $(SITE)
+	$(BIN)/python -m pytest -q -rfEs $(addprefix tests/test_,site.py browser.py search.py furniture.py reference.py visitors.py)
 
 test-all: $(READY)
 	$(EXPORT)
