@@ -64,7 +64,7 @@ def try_wheel(wheel, folder):
     run(here('python'), '-m', 'venv', folder/'venv')
     run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', torch, wheel)
     (folder/'empty').mkdir()
-    run('env', '-u', 'PYTHONPATH', python, ROOT/'tests'/'wheel_check.py', folder=folder/'empty')
+    run('env', '-u', 'PYTHONPATH', 'OMP_NUM_THREADS=1', python, ROOT/'tests'/'wheel_check.py', folder=folder/'empty')
 
 def tag(folder, version):
     "Commit what `prepare` has changed, and nothing else, and tag it."
