@@ -188,7 +188,7 @@ def cos_1cycle_anneal(
     start, # value at the beginning
     high,  # value at the top
     end,   # value at the end
-) -> list: # a list of two schedules, for `combine_scheds`
+) -> list[Schedule]: # a list of two schedules, for `combine_scheds`
     "Go up from `start` to `high`, then down to `end`, each along half a cosine."
     return [sched_cos(start, high), sched_cos(high, end)]
 

@@ -175,6 +175,6 @@ def get_runner(
     cbs=None,                  # callbacks for the `Runner`
     opt_func=optim.SGD,        # `opt_func(parameters, lr=lr)` makes the optimiser
     loss_func=F.cross_entropy, # `loss_func(pred, yb)`
-) -> tuple: # the pair (`Learner`, `Runner`)
+) -> tuple[Learner, Runner]: # the pair (`Learner`, `Runner`)
     "A learner for `model`, and a runner for it."
     return Learner(model, opt_func(model.parameters(), lr=lr), loss_func, data), Runner(cbs)

@@ -91,7 +91,7 @@ _also_counted = {torch.ops.aten._trilinear: _bilinear_flops} # `nn.Bilinear`
 def summary(
     model, # an `nn.Module`; left as it was
     xb,    # a batch for it, as for `call_model`
-) -> list: # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output)
+) -> _Summary: # a list of rows (name, layer, output shape, parameters, FLOPs, bytes of the output)
     "List the layers in the order in which they finish. A multiplication and an addition count as two operations."
     names = {m: name for name,m in model.named_modules()}
     running = [] # for each module that runs: the FLOPs before it, and those of the modules inside it

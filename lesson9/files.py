@@ -93,7 +93,7 @@ _header = re.compile(rb'\{"__metadata__":\{"format":"(\d{1,9})",'
 
 def load_tensors(
     path, # a file that `save_tensors` wrote
-) -> tuple: # (a dict of tensors on the CPU, the plain values)
+) -> tuple[dict, dict]: # (a dict of tensors on the CPU, the plain values)
     "Read a file; run nothing in it. CheckpointError if it's damaged or of another kind."
     def error(found, do='use an earlier file, or delete it'): return CheckpointError(f'{str(path)!r} {found}: {do}')
     if Path(path).exists() and not Path(path).is_file(): raise error('is a folder, a pipe or a device')

@@ -38,7 +38,7 @@ class CheckpointFolder:
             try: yield
             finally: self.held.discard(path)
 
-    def files(self, fit) -> list: # a list of paths, newest first
+    def files(self, fit) -> list[Path]: # a list of paths, newest first
         paths = self.path.glob(f'checkpoint_{fit:04}_*.safetensors')
         return sorted((path for path in paths if _number(path) is not None), key=_number, reverse=True)
 
@@ -53,7 +53,7 @@ class CheckpointFolder:
 
     def newest(self,
         fit, # its number
-    ) -> tuple: # a path and a state; both None if there's no file
+    ) -> tuple[Path, dict]: # a path and a state; both None if there's no file
         "Read the newest good file of a fit. CheckpointError if there are files, and none is good."
         for path in (files := self.files(fit)):
             try:

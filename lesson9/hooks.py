@@ -48,7 +48,7 @@ class Hooks(list):
 # %% ../nbs/13_hooks.ipynb #a7509670
 def weight_layers(
     model, # an `nn.Module`
-) -> list: # a list of modules
+) -> list[torch.nn.Module]: # a list of modules
     "Find the children of `model` that have parameters."
     return [m for m in model.children() if any(True for _ in m.parameters())]
 

@@ -62,7 +62,7 @@ class CSVLogger(Callback):
         writer.writerows(self.rows)
         atomic_write(self.path, lambda f: f.write(text.getvalue().encode()))
 
-    def read(self) -> list: # a list of dicts of strings
+    def read(self) -> list[dict]: # a list of dicts of strings
         "Read the rows of the file. ValueError if a CSVLogger can't have written it."
         if not self.path.is_file(): return []
         with open(self.path, encoding='utf-8-sig', errors='replace', newline='') as f: # some programs add a mark

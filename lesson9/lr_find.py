@@ -24,7 +24,7 @@ from .restore import *
 def ema(
     values, # a list of numbers
     beta,   # share of the mean so far that is kept at each step, from 0 (no smoothing) to below 1
-) -> list: # a list of floats, as long
+) -> list[float]: # a list of floats, as long
     "Exponential moving average, without the bias of its start. ValueError for another `beta`."
     if not 0<=beta<1: raise ValueError(f'beta must be from 0 to below 1, found {beta}')
     avg,result = 0.,[]

@@ -177,7 +177,7 @@ def get_dls(
     valid_ds, # dataset to validate on
     bs:int,   # batch size in training; in validation it's twice that, so half as many batches
     **kwargs, # passed to both, such as `collate_fn`
-) -> tuple: # the pair (training loader, validation loader)
+) -> tuple[DataLoader, DataLoader]: # the pair (training loader, validation loader)
     "Make a `DataLoader` for each dataset, shuffled for training."
     return DataLoader(train_ds, bs, shuffle=True, **kwargs),DataLoader(valid_ds, 2*bs, **kwargs)
 

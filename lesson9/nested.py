@@ -54,7 +54,7 @@ def walk(
 # %% ../nbs/04a_nested.ipynb #4a00001d
 def list_tensors(
     x, # a tensor, or any nesting of containers
-) -> list: # a list
+) -> list[Tensor]: # a list
     "Find all tensors in `x`, in order."
     return [part for part in walk(x) if isinstance(part, Tensor)]
 

@@ -62,7 +62,7 @@ def validate(self:Runner,
     learn,        # a `Learner`; its optimiser may be None
     dl=None,      # loader; default: `learn.data.valid_dl`
     metrics=None, # a `metric(pred, yb)`, or a list of them
-) -> list: # a list of floats: the mean loss, then each metric's
+) -> list[float]: # a list of floats: the mean loss, then each metric's
     "Average loss and metrics over one pass. ValueError without a loader; RuntimeError if nothing was measured."
     measured = _Measured(metrics, log=None)
     _validate(self, learn, _valid_dl(learn, dl), measured)

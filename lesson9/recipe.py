@@ -117,7 +117,7 @@ def fit_one_cycle(
 # %% ../nbs/21_recipe.ipynb #70010088
 def param_groups(
     model, # an `nn.Module`
-) -> list: # a list of dicts, for an optimiser
+) -> list[dict]: # a list of dicts, for an optimiser
     "Make a parameter group of each child of `model` that has parameters, in order."
     groups = [{'params': list(m.parameters())} for m in weight_layers(model)]
     if sum(len(group['params']) for group in groups)!=len(list(model.parameters())):

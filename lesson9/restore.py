@@ -18,7 +18,7 @@ from .nested import *
 # %% ../nbs/15a_restore.ipynb #6775c1d1
 def loader_generators(
     data, # a `DataBunch`
-) -> list: # a list
+) -> list[torch.Generator]: # a list
     "Find the random generators of PyTorch's loaders and their samplers, also in wrapped loaders."
     places = [data.train_dl, data.valid_dl]
     for place in places: # which grows as we go: what is inside may have something inside
@@ -137,7 +137,7 @@ def learner_state(
 def check_learner_state(
     learn, # a `Learner`
     state, # what `learner_state` gave for another one
-) -> list: # a list of texts, one for each difference; empty if `state` fits
+) -> list[str]: # a list of texts, one for each difference; empty if `state` fits
     "List how a learner differs from the one whose state this is: in names, shapes, types, or parameter groups."
     def about(state):
         groups = state['opt']['param_groups']
@@ -147,7 +147,7 @@ def check_learner_state(
             'its settings': ', '.join(sorted({k for group in groups for k in group}-{'params'}))}
     return differences(about(learner_state(learn)), about(state))
 
-def differences(here, there) -> list: # two dicts; a list of texts such as 'a: 1 here, nothing there'
+def differences(here, there) -> list[str]: # two dicts; a list of texts such as 'a: 1 here, nothing there'
     "Name the keys under which two dicts have something else."
     different = [k for k in here | there if here.get(k)!=there.get(k)]
     return [f"{k}: {here.get(k, 'nothing')} here, {there.get(k, 'nothing')} there" for k in different]

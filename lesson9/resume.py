@@ -153,7 +153,7 @@ def check_order(
 # %% ../nbs/24a_resume.ipynb #24a00020
 def training_modes(
     learn, # a `Learner`
-) -> list: # a list of names
+) -> list[str]: # a list of names
     "List the layers that are in training mode."
     return [name for name,m in _layers(learn) if m.training]
 

@@ -19,7 +19,7 @@ from .restore import *
 # %% ../nbs/24e_shard.ipynb #24e10010
 def blocks(
     model, # an `nn.Module`
-) -> list: # a list of modules
+) -> list[nn.Module]: # a list of modules
     "List the layers that are put together one at a time. One that shares a weight with another isn't among them."
     parts = []
     for m in model.children():

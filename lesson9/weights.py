@@ -30,7 +30,7 @@ def save_model(
 
 def read_model(
     path, # a file that `save_model` wrote
-) -> tuple: # (a dict of what it says besides, a `state_dict` on the CPU)
+) -> tuple[dict, dict]: # (a dict of what it says besides, a `state_dict` on the CPU)
     "Read a file of a model. CheckpointError if it's damaged or of another kind."
     tensors,plain = load_tensors(path)
     try:
