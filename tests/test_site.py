@@ -18,9 +18,9 @@ def page_of(notebook):
     "The name of a notebook's page."
     return re.sub(r'^\d+[a-z]*_', '', Path(notebook).stem)
 
-NOTEBOOKS = {page_of(path): path for path in (ROOT/'nbs').glob('*.ipynb')}
+MADE = {'changelog'} # whose text isn't in its notebook: tests/test_furniture.py looks at it
+NOTEBOOKS = {page_of(path): path for path in (ROOT/'nbs').glob('*.ipynb') if page_of(path) not in MADE}
 ORDER = [page_of(name) for names in reading_order(ROOT/'_quarto.yml').values() for name in names]
-MADE = {'changelog'} # pages without a notebook: tests/test_furniture.py looks at them
 
 def cells_of(name):
     "The cells of a page's notebook."
@@ -286,7 +286,6 @@ def test_a_small_site(tmp_path):
     (tmp_path/'nbs').mkdir()
     for name in 'settings.ini', '_quarto.yml', 'nbs/styles.css', 'nbs/logo.svg': shutil.copy(ROOT/name, tmp_path/name)
     (tmp_path/'nbs'/'_quarto.yml').symlink_to('../_quarto.yml')
-    (tmp_path/'CHANGELOG.md').write_text('# Changelog\n\n## Unreleased\n')
     def write(name, *texts):
         cells = [dict(cell_type='markdown', id=f'cell-{i}', metadata={}, source=text) for i,text in enumerate(texts)]
         notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)

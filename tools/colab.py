@@ -58,6 +58,6 @@ def settings():
 if __name__ == '__main__':
     for path in [Path(p) for p in sys.argv[1:]] or sorted((ROOT/'nbs').glob('*.ipynb')):
         nb = nbformat.read(path, as_version=4)
-        if set_up(nb, settings()):
+        if code_cells(nb) and set_up(nb, settings()):
             nbformat.write(nb, path)
             print(path.name)

@@ -1,7 +1,7 @@
 """What stands around the text of a page, the same under both renderers: a link that skips to the text, a line below the
 title (minutes to read, what the page builds on, the notebook itself, Colab and Binder), the contents folded where a
 screen is narrow, the footer. And the changelog as a page. All addresses come from settings.ini."""
-import ast, html, json, re, shutil
+import ast, html, re, shutil
 from functools import cache
 from pathlib import Path
 
@@ -158,17 +158,15 @@ def changelog(text, cfg):
     text = re.sub(rf'\]\({Path(cfg.nbs_path).name}/(\w+\.ipynb)', r'](\1', text)
     return re.sub(r'\]\((?!\w+:|#|\w+\.ipynb)', f']({cfg.git_url}/blob/{cfg.branch}/', text)
 
-def changelog_page(proc, cfg):
-    "Write changelog.ipynb into `proc`, the folder of processed notebooks, with nbdev's links to symbols."
+def changelog_page(
+    notebook, # nbs/changelog.ipynb as processed, which is changed
+    cfg,      # settings.ini
+):
+    "Put CHANGELOG.md into its page, with nbdev's links to symbols."
     from nbdev.doclinks import NbdevLookup
-    about = ['title: Changelog', 'description: What is new, renamed and mended', 'output-file: changelog.html']
     text = NbdevLookup().linkify(changelog((ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), cfg))
     text = re.sub(r'\[(`[^`]+`)\]\([^)\s]*#[^)\s]*\.[^)\s]*\)', r'\1', text) # not every method has an anchor
-    cells = [dict(cell_type=kind, id=kind, metadata={}, source=source.splitlines(keepends=True))
-             for kind,source in dict(raw='\n'.join(['---', *about, '---', '']), markdown=text).items()]
-    notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
-    path,made = proc/'changelog.ipynb',json.dumps(notebook)
-    if not path.exists() or path.read_text(encoding='utf-8')!=made: path.write_text(made, encoding='utf-8')
+    notebook['cells'][-1]['source'] = text.splitlines(keepends=True)
 
 # ---- all of it
 

@@ -33,15 +33,15 @@ def prepare(
     proc, # folder of the processed notebooks
 ):
     "What can be prepared twice without harm: `nbdev_preview` renders again after each change."
+    cfg = get_config()
     for path in proc.glob('*.ipynb'):
         before = path.read_text(encoding='utf-8')
         notebook = json.loads(before)
         entries(notebook)
+        if path.name=='changelog.ipynb': changelog_page(notebook, cfg)
         plain_code(notebook)
         text = json.dumps(notebook)
         if text!=before: path.write_text(text, encoding='utf-8') # else a preview would render it again
-    cfg = get_config()
-    changelog_page(proc, cfg)
     if not (proc/'card.png').exists(): card(proc/'card.png', cfg.title, cfg.description)
 
 if __name__ == '__main__':
