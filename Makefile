@@ -56,8 +56,8 @@ site: $(SITE)
 $(SITE): $(READY) $(SOURCES)
 	@echo 'Building the site: less than a minute, and three with Quarto'
 	$(EXPORT)
-	$(BIN)/python tools/build_site.py
-	touch $@
+	@$(BIN)/python tools/heartbeat.py $(BIN)/python tools/build_site.py
+	@touch $@
 
 # The notebooks and tests/ at the same time. The library is exported before: the notebooks import it.
 test: $(READY)

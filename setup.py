@@ -25,7 +25,7 @@ setup(
     long_description_content_type = 'text/markdown',
     author           = cfg['author'],
     author_email     = cfg['author_email'],
-    license_expression = 'Apache-2.0',
+    license_expression = 'Apache-2.0 AND CC-BY-SA-3.0', # the code, and MNIST
     license_files    = ['LICENSE'],
     keywords         = cfg['keywords'].split(),
     project_urls     = {

@@ -64,15 +64,20 @@
   }
   const close = () => open('')
   const show = async () => {
-    const query = field.value.trim()
+    let query = field.value.trim()
     if (!query) return close()
     const waiting = setTimeout(open, 200, 'Loading …')
     try { await load() }
     catch { loaded = null; return open('The index cannot be loaded.') }
     finally { clearTimeout(waiting) }
     if (query != field.value.trim()) return // more has been typed since
-    const found = siteSearch.find(searchIndex, query)
-    const count = found.length > MOST ? `The first ${MOST} of ${found.length} results` : `Results: ${found.length}`
+    let found = siteSearch.find(searchIndex, query), instead = ''
+    if (!found.length) {
+      query = siteSearch.spelled(searchIndex, query)
+      found = siteSearch.find(searchIndex, query)
+      instead = ` for “${query}”`
+    }
+    const count = found.length > MOST ? `The first ${MOST} of ${found.length} results${instead}` : `Results${instead}: ${found.length}`
     const options = found.slice(0, MOST).map((entry, i) => option(entry, i, query))
     open(found.length ? count : 'Nothing has all of these words', ...options)
   }
@@ -107,7 +112,7 @@
     const typing = event.target.closest?.('input, textarea, select, [contenteditable]')
     if (!['/', 's'].includes(event.key) || typing || event.ctrlKey || event.metaKey || event.altKey) return
     event.preventDefault()
-    field.focus()
+    field.focus({preventScroll: true})
     field.select()
   })
   document.querySelector('#quarto-header .navbar-container')?.append(box)

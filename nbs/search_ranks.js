@@ -53,6 +53,28 @@ window.siteSearch = (() => {
     index.prepared ??= index.map(prepared)
     index.words ??= [...new Set(index.prepared.flatMap(({weights}) => [...weights.keys()]))]
   }
+  const changes = (a, b, most) => { // how many letters must change to make b of a, or more than `most`
+    if (Math.abs(a.length-b.length) > most) return most+1
+    let above = [...Array(b.length+1).keys()], before = above
+    for (let i = 1; i <= a.length; i++) {
+      const row = [i]
+      for (let j = 1; j <= b.length; j++) {
+        row[j] = Math.min(above[j]+1, row[j-1]+1, above[j-1] + (a[i-1] != b[j-1]))
+        if (a[i-1] == b[j-2] && a[i-2] == b[j-1]) row[j] = Math.min(row[j], before[j-2]+1) // two that are swapped
+      }
+      [before, above] = [above, row]
+    }
+    return above[b.length]
+  }
+  const spelled = (index, query) => { // the query with the nearest known word for each that nothing has
+    prepare(index)
+    return query.toLowerCase().split(/\s+/).map(wanted => {
+      if (wanted.length < 5 || index.words.some(word => closeness(word, wanted))) return wanted
+      const most = wanted.length > 7 ? 2 : 1
+      const near = index.words.map(word => ({word, far: changes(wanted, word, most)})).filter(({far}) => far <= most)
+      return near.reduce((best, at) => at.far < best.far ? at : best, {word: wanted, far: most+1}).word
+    }).join(' ')
+  }
   const find = (index, query) => { // the entries that have all words of the query, best first
     prepare(index)
     const scores = new Map()
@@ -90,5 +112,5 @@ window.siteSearch = (() => {
     pieces[pieces.length-1] += text.slice(done, end) + (end < text.length ? ' …' : '')
     return pieces
   }
-  return {prepare, find, marked}
+  return {prepare, find, marked, spelled}
 })()

@@ -198,6 +198,19 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(tab, page, drawing):
     tab.keyboard.press('ArrowRight')
     tab.wait_for_function('box => box.scrollLeft > 0', arg=box.element_handle())
 
+@pytest.mark.parametrize('width', [390, 1280])
+def test_the_list_of_lessons_shows_where_one_is(tab, width):
+    "Wide beside the text, and on a phone when it's opened."
+    tab.set_viewport_size(dict(width=width, height=844))
+    tab.goto('/reference.html') # the last one
+    if width==390: tab.locator('.quarto-btn-toggle:visible').first.click()
+    tab.wait_for_function("""() => {
+        const bar = document.querySelector('#quarto-sidebar').getBoundingClientRect()
+        const link = document.querySelector('#quarto-sidebar .sidebar-link.active').getBoundingClientRect()
+        return bar.top <= link.top && link.bottom <= Math.min(bar.bottom, innerHeight) && link.left >= 0
+    }""", timeout=5000)
+    assert tab.evaluate('scrollY')==0
+
 def test_sidebar_on_a_phone(tab):
     tab.set_viewport_size(dict(width=390, height=844))
     tab.goto('/data.html')

@@ -10,7 +10,7 @@ def test_heartbeat(capfd):
     "It says what the command printed last, and everything only if that fails."
     assert heartbeat.main(code('import time; print("Collecting a"); print("  ━━ 3 MB"); time.sleep(2)'), every=0.5)==0
     lines = capfd.readouterr().out.splitlines()
-    assert len(lines)>=2 and lines[-1].endswith(' s  done')
+    assert len(lines)>=2 and lines[-1].endswith(' s  done: Collecting a')
     assert {line.partition(' s  ')[2] for line in lines[:-1]} <= {'Collecting a', 'starting'}
     assert heartbeat.main(code('print("  why"); raise SystemExit(3)'))==3
     assert re.fullmatch(r'  why\n\n +\d+ s  failed: exit status 3\n', capfd.readouterr().out)

@@ -126,7 +126,8 @@ def test_previous_and_next_say_where_they_lead(pages):
 def test_changelog_is_a_page(pages):
     text = pages['changelog']
     assert re.search('<h1 class="title[^"]*">Changelog</h1>', text)
-    assert 'id="unreleased"' in text and 'id="v0.1.0"' in text
+    heads = re.findall(r'^## ([\w.]+)', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    for head in heads: assert f'id="{"unreleased" if head=="Unreleased" else "v"+head}"' in text, head
     assert '/blob/main/CHANGELOG.md"' in text and 'changelog.ipynb' not in text
     assert '<a href="checkpoint.html#checkpoint"><code>' in text or '<a href="tables.html#' in text
 

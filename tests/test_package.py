@@ -92,7 +92,7 @@ def test_metadata(built):
     assert set(about.get_all('Provides-Extra'))=={'dev', 'fuzz', 'release', 'tensorboard'}
     assert [n for n in needs if n.endswith('extra == "tensorboard"')]==['tensorboard; extra == "tensorboard"']
     for name,value in {'Name': 'lesson9', 'Version': lesson9.__version__, 'Requires-Python': '>=3.11',
-                       'License-Expression': 'Apache-2.0', 'License': None, 'License-File': 'LICENSE',
+                       'License-Expression': 'Apache-2.0 AND CC-BY-SA-3.0', 'License': None, 'License-File': 'LICENSE',
                        'Description-Content-Type': 'text/markdown'}.items(): assert about[name]==value, name
     for name in 'Summary Keywords Author Author-email'.split(): assert about[name], name
     git = SETTINGS['git_url']
@@ -146,6 +146,7 @@ def test_release(tmp_path, monkeypatch):
     git('add', '.')
     git('commit', '--quiet', '-m', 'all')
     assert refusal('9.8.0') is None
+    for spelled in 'v9.8.0','9.8.0-rc1','9.8.0+here': assert 'PyPI would call' in refusal(spelled), spelled
     assert 'is no version' in refusal('next') and 'is not after' in refusal(SETTINGS['version'])
 
     release.prepare(tmp_path, '9.8.0', '2001-02-03')

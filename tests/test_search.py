@@ -292,9 +292,23 @@ def test_results_fit_and_can_be_read_by_all(tab, axe):
 def test_search_is_in_reach_wherever_one_has_scrolled_to(tab):
     tab.goto('/glossary.html')
     for _ in range(2): tab.mouse.wheel(0, 1000) # Quarto's bar goes
-    tab.wait_for_function('scrollY > 1500')
-    look_for(tab, 'runner')
+    tab.wait_for_function('scrollY == 2000')
+    tab.wait_for_function("!document.querySelector('#quarto-header').getAnimations().length")
+    before = tab.evaluate('scrollY')
+    tab.keyboard.press('/')
+    tab.keyboard.type('runner') # key by key, as a person does
+    tab.wait_for_selector('[role=option]')
+    assert tab.evaluate('scrollY')==before
     tab.wait_for_function("document.querySelector('.site-search > input').getBoundingClientRect().top >= 0")
+
+@pytest.mark.parametrize('typed, meant, first', [
+    ('checkpiont', 'checkpoint', 'checkpoint.html'), ('learing rate', 'learning rate', None),
+    ('mixed precison', 'mixed precision', 'gpu.html#mixed-precision')])
+def test_what_is_misspelled_is_found_and_said(tab, typed, meant, first):
+    tab.goto('/jupyter.html')
+    options = look_for(tab, typed)
+    assert f'“{meant}”' in tab.get_by_role('status').inner_text()
+    if first: assert first in options.first.get_attribute('href')
 
 def test_without_javascript_there_is_no_dead_field(browser, address):
     with browser.new_context(java_script_enabled=False) as context:

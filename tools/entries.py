@@ -78,6 +78,10 @@ def first_sentence(node):
 
 def line(code, sentence): return f'- {code}' + (f': {sentence}' if sentence else '')
 
+def call_of(node):
+    "A method's call as code; a property as HTML, since nbdev would link its name to anything of that name"
+    return f'`{node.name}{parameters(node)}`' if parameters(node) else f'<code>{node.name}</code>'
+
 def members(cls):
     "Lines of a list: the events that a class listens to, and its other public methods"
     # `after_fit = after_batch` makes one method listen to two events
@@ -85,7 +89,7 @@ def members(cls):
     methods,aliases = public_methods(cls),[target.id for target in targets if isinstance(target, ast.Name)]
     heard = [f'`{name}`' for name in [*(node.name for node in methods), *aliases] if name in events()]
     others = [node for node in methods if node.name not in events()]
-    own = [line(f'`{node.name}{parameters(node)}`', first_sentence(node)) for node in others]
+    own = [line(call_of(node), first_sentence(node)) for node in others]
     return ['- Called at ' + ', '.join(heard)]*bool(heard) + own
 
 def commented(name, node):
@@ -103,7 +107,7 @@ def about(
     node = definitions().get(name)
     if isinstance(node, ast.ClassDef):
         made = commented(name, node) if alone is None else f'class {name}{parameters(node)}'
-        parts = f'```python\n{made}\n```', '' if alone else first_sentence(node), '\n'.join(members(node))
+        parts = f'```python\n{made}\n```', first_sentence(node), '\n'.join(members(node))
         return '\n\n'.join(filter(None, parts))
     if node: return '' if alone else first_sentence(node)
     owner,_,method = name.rpartition('.')

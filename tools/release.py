@@ -29,6 +29,8 @@ def refusal(folder, version):
     now = VERSION.search((folder/'settings.ini').read_text(encoding='utf-8'))[1]
     try: later = Version(version)>Version(now)
     except InvalidVersion: return f'{version} is no version: write 0.2.0, or 0.2.0rc1'
+    public = Version(version).public
+    if version!=public: return f'PyPI would call {version} {public}: write that'
     if not later: return f'{version} is not after {now}, the version in settings.ini'
     if git('tag', '--list', version, folder=folder): return f'there is a tag {version}'
     if changes := git('status', '--porcelain', folder=folder): return f'these changes are not committed:\n{changes}'
