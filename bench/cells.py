@@ -1,7 +1,7 @@
 """Run the cells of notebooks where there is no Jupyter, those marked `#| cuda` included.
 
     python bench/cells.py OUT [nbs/11_gpu.ipynb ...]             writes OUT/cells.json; default: all notebooks but
-                                                                 the one about Jupyter
+                                                                 those that need Jupyter and nbdev
     python bench/cells.py OUT --device cpu nbs/11_gpu.ipynb      tries it without a GPU: the processor stands in for it
     python bench/cells.py OUT --save                             puts the outputs of the `cuda` cells into the notebooks
 
@@ -144,7 +144,7 @@ def main():
         return
     if args.save: return save(json.loads((args.out/'cells.json').read_text()))
 
-    paths = args.notebooks or [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if 'jupyter' not in p.name]
+    paths = args.notebooks or [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if not re.search('jupyter|reference', p.name)]
     with ThreadPoolExecutor(args.workers) as pool:
         results = pool.map(lambda path: run_alone(path, args.device, args.limit), paths)
         found = {path.name: result for path,result in zip(paths, results)}
