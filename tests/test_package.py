@@ -154,7 +154,8 @@ def test_release(tmp_path, monkeypatch):
     line = f"\nversion = {SETTINGS['version']}\n"
     assert new['settings.ini']==old['settings.ini'].replace(line, '\nversion = 9.8.0\n')!=old['settings.ini']
     assert new['CHANGELOG.md']==news.replace('## Unreleased', '## 9.8.0, 2001-02-03')
-    assert new['lesson9/__init__.py'].startswith('__version__ = "9.8.0"\n')
+    assert '\n__version__ = "9.8.0"\n' in new['lesson9/__init__.py']
+    assert ast.get_docstring(ast.parse(new['lesson9/__init__.py'])), 'the version stands before the docstring'
 
     (tmp_path/'other').write_text('')
     with pytest.raises(SystemExit, match='other'): release.tag(tmp_path, '9.8.0')
