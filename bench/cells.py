@@ -144,7 +144,8 @@ def main():
         return
     if args.save: return save(json.loads((args.out/'cells.json').read_text()))
 
-    paths = args.notebooks or [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if not re.search('jupyter|reference', p.name)]
+    paths = [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if not re.search('jupyter|reference', p.name)]
+    paths = args.notebooks or paths
     with ThreadPoolExecutor(args.workers) as pool:
         results = pool.map(lambda path: run_alone(path, args.device, args.limit), paths)
         found = {path.name: result for path,result in zip(paths, results)}
