@@ -25,6 +25,10 @@ def plain_lines(text):
     return re.sub(r'(<pre class="sourceCode[^>]*><code[^>]*>)(.*?)(?=</code>)',
                   lambda code: code[1] + LINE.sub(r'\1', code[2]), text, flags=re.S)
 
+def plain_tables(text):
+    "Tables of outputs without stripes and small print, of which Quarto is fond."
+    return text.replace(' caption-top table-sm table-striped small"', '"')
+
 def name_links(text):
     "The logo is a link of its own in Quarto's bar: it gets a name."
     logo = r'(<a (?![^>]*aria-label)[^>]*class="navbar-brand navbar-brand-logo")'
@@ -32,4 +36,4 @@ def name_links(text):
 
 def as_smalldocs(text, home):
     "A page of Quarto with all of that. `home`: the address of the site."
-    return name_links(plain_lines(display_math(social_card(no_strangers(text), home))))
+    return name_links(plain_tables(plain_lines(display_math(social_card(no_strangers(text), home)))))
