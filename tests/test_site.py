@@ -233,7 +233,10 @@ def test_a_page_of_quarto_becomes_one_of_ours():
 tabindex="-1"></a><span class="cf">if</span> a:</span>
 <span id="cb1-2"><a href="#cb1-2" aria-hidden="true" tabindex="-1"></a>    b()</span>
 <span id="cb1-3"><a href="#cb1-3" aria-hidden="true" tabindex="-1"></a></span></code></pre>
-<table class="table numbers caption-top table-sm table-striped small"></table></body>'''
+<table class="table numbers caption-top table-sm table-striped small"></table>
+<table class="caption-top table" style="width:100%;"><colgroup>
+<col style="width: 11%">
+</colgroup><tr></tr></table></body>'''
     found = hanging_lines(as_smalldocs(page.replace('"true"\ntab', '"true" tab'), 'https://y.org/'))
     assert not re.search('require|jquery|base64|width', found, re.I) and 'quarto-nav.js' in found
     assert found.count('content="https://y.org/card.png"')==2
@@ -242,7 +245,7 @@ tabindex="-1"></a><span class="cf">if</span> a:</span>
     code = re.search('<code.*?</code>', found, re.S)[0]
     assert text_of(code)=='if a:\n    b()\n' and code.count('<span class="line"')==3 and '--indent:4ch' in code
     assert 'cb1-' not in code
-    assert '<table class="table numbers">' in found
+    assert '<table class="table numbers">' in found and '<table class="caption-top table"><tr>' in found
 
 def test_code_keeps_its_lines_for_quarto():
     "Quarto reads a source that's one text without its line ends."

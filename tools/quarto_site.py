@@ -26,8 +26,11 @@ def plain_lines(text):
                   lambda code: code[1] + LINE.sub(r'\1', code[2]), text, flags=re.S)
 
 def plain_tables(text):
-    "Tables of outputs without stripes and small print, of which Quarto is fond."
-    return text.replace(' caption-top table-sm table-striped small"', '"')
+    """Tables without stripes and small print, and as wide as their words make them: Quarto gives each column a share
+    of the width, by the dashes below its heading."""
+    text = text.replace(' caption-top table-sm table-striped small"', '"')
+    text = re.sub(r'(<table[^>]*?) style="width:\s*100%;?"', r'\1', text)
+    return re.sub(r'<colgroup>.*?</colgroup>\s*', '', text, flags=re.S)
 
 def name_links(text):
     "The logo is a link of its own in Quarto's bar: it gets a name."
