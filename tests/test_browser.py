@@ -211,6 +211,15 @@ def test_the_list_of_lessons_shows_where_one_is(tab, width):
     }""", timeout=5000)
     assert tab.evaluate('scrollY')==0
 
+@pytest.mark.parametrize('page', ['glossary.html', 'callbacks.html'])
+def test_a_table_breaks_no_word_on_a_phone(tab, page):
+    tab.set_viewport_size(dict(width=390, height=844))
+    tab.goto(f'/{page}')
+    one_word = "e => e.checkVisibility() && /^\\w+$/.test(e.textContent)"
+    links = f"[...document.querySelectorAll('main td a')].filter({one_word})"
+    assert tab.evaluate(f'{links}.length') > 1
+    assert tab.evaluate(f'{links}.filter(e => e.getClientRects().length > 1).map(e => e.textContent)') == []
+
 def test_sidebar_on_a_phone(tab):
     tab.set_viewport_size(dict(width=390, height=844))
     tab.goto('/data.html')
