@@ -42,13 +42,18 @@ def _parts(x, place=()):
     inside = x.items() if isinstance(x, dict) else enumerate(x)
     return {place: type(x)} | {p: v for k,part in inside for p,v in _parts(part, (*place, k)).items()}
 
-def _baked_in_batch(parts, device):
+def _batch_parts(run): return _parts(run.xb, ('xb',)) | _parts(run.yb, ('yb',))
+
+def _form(v): # what is baked in of a part
+    return (v.shape, v.dtype, v.device, v.layout) if isinstance(v, torch.Tensor) else (type(v), v)
+
+def _check_batch(parts, device):
+    "Raise an error if a captured step can't read such a batch."
     for v in parts.values():
         if isinstance(v, torch.Tensor) and (v.device.type!=device.type or v.layout!=torch.strided):
             raise ValueError(f'CudaGraph needs dense batches on {device}, found {v.layout} on {v.device}')
         if not isinstance(v, (torch.Tensor, int, float, str, type, type(None))):
             raise TypeError(f'CudaGraph needs batches of tensors, numbers and strings, found {type(v).__name__}')
-    return {p: (v.shape, v.dtype) if isinstance(v, torch.Tensor) else (type(v), v) for p,v in parts.items()}
 
 # %% ../nbs/12_cuda_graph.ipynb #05c7ed29
 class CudaGraph(Callback):
@@ -73,13 +78,15 @@ class CudaGraph(Callback):
 
     def begin_batch(self):
         "Do an ordinary step, capture one, or replay it."
-        if not self.in_train: return
+        if not self.run.in_train: return # through `run`: quicker than `self.in_train`
         if self.hooks!=RemovableHandle.next_id: self._check_model()
         if self.capture and self.fixed!=self._fixed(): self.steps,self.capture = 0,None
         if self.steps==0: self._prepare()
-        parts = _parts((self.run.xb, self.run.yb))
-        form = _baked_in_batch(parts, self.device)
-        if self.capture: return self._replay(parts) if form==self.form else None
+        parts = _batch_parts(self.run)
+        form = {place: _form(v) for place,v in parts.items()}
+        if self.capture and form==self.form: return self._replay(parts)
+        _check_batch(parts, self.device) # one of the captured form has passed
+        if self.capture: return
         self.steps += 1
         if self.steps>self.warmup: self._begin_capture(form)
 
@@ -96,8 +103,9 @@ class CudaGraph(Callback):
         self.hooks = RemovableHandle.next_id # grows with each hook
 
     def _fixed(self):
-        tensors = [(t.data_ptr(), t.requires_grad) for t in self.tensors]
-        return tensors,[m.training for m in self.modules],self.loss_func,id(self.opt.state),len(self.opt.state)
+        state,tensors = self.run.opt.state,self.tensors
+        where,trained = [t.data_ptr() for t in tensors],[t.requires_grad for t in tensors]
+        return where,trained,[m.training for m in self.modules],self.run.loss_func,id(state),len(state)
 
     def _prepare(self):
         for cb in [cb for cb in self.run.cbs if cb is not self]: _check_callback(cb)
@@ -112,10 +120,11 @@ class CudaGraph(Callback):
         self.tensors = _tensors(self.layers) # the warm-up may have made some
         self.capture,self.form = self.make_capture(),form
         self.run.xb,self.run.yb = map_tensors(torch.clone, (self.run.xb, self.run.yb))
-        self.inputs = {p: t for p,t in _parts((self.run.xb, self.run.yb)).items() if isinstance(t, torch.Tensor)}
+        self.inputs = {p: t for p,t in _batch_parts(self.run).items() if isinstance(t, torch.Tensor)}
 
         self.baked_in,self.numbers = _baked_in(self.opt),_get(self.opt, ['lr', 'capturable'])
-        self.capturing,self.lrs = True,[torch.tensor(float(g['lr']), device=self.device) for g in self.opt.param_groups]
+        self.rates = [float(group['lr']) for group in self.opt.param_groups]
+        self.capturing,self.lrs = True,[torch.tensor(rate, device=self.device) for rate in self.rates]
         for group,lr in zip(self.opt.param_groups, self.lrs):
             group.update({k: v for k,v in dict(lr=lr, capturable=True).items() if k in group})
         self.capture.capture_begin()
@@ -142,10 +151,14 @@ class CudaGraph(Callback):
         raise RuntimeError('the training step could not be captured: something ended the batch before the step')
 
     def _replay(self, parts):
-        if (now := _baked_in(self.opt))!=self.baked_in:
-            raise ValueError(f'only lr may change after the capture: captured with {self.baked_in}, found {now}')
+        groups = self.run.opt.param_groups
+        if not _is_baked_in(groups, self.baked_in): raise ValueError(
+            f'only lr may change after the capture: captured with {self.baked_in}, found {_baked_in(self.opt)}')
         for place,old in self.inputs.items(): old.copy_(parts[place], non_blocking=True)
-        for group,lr in zip(self.opt.param_groups, self.lrs): lr.fill_(group['lr'])
+        rates = [group['lr'] for group in groups]
+        if any(isinstance(r, torch.Tensor) for r in rates) or rates!=self.rates: # a tensor may have changed in place
+            for lr,rate in zip(self.lrs, rates): lr.fill_(rate)
+            self.rates = rates
         self.capture.replay()
         self.run.loss = self.static_loss.clone()
         self.run.end('after_replay') # all of them: nothing is left to skip
@@ -163,6 +176,8 @@ def _tensors(model):
     own = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
     return [*model.parameters(), *model.buffers(), *own]
 def _baked_in(opt): return [{k: v for k,v in group.items() if k not in ('params', 'lr')} for group in opt.param_groups]
+def _is_baked_in(groups, old): # `_baked_in(opt)==old`, without making it anew
+    return len(groups)==len(old) and all(len(g)==len(o)+2 and o.items()<=g.items() for g,o in zip(groups, old))
 def _get(opt, names): return [{k: group[k] for k in names if k in group} for group in opt.param_groups]
 def _set(opt, settings):
     for group,old in zip(opt.param_groups, settings): group.update(old)

@@ -40,7 +40,7 @@ def to_device(
     "Move every tensor in `x`; from pinned memory to CUDA, without waiting for the copy."
     return _map(lambda t: _send(t, device), lambda obj: obj.to(device), x)
 
-def _send(t, device): return t.to(device, non_blocking=t.device.type=='cpu' and t.is_pinned())
+def _send(t, device): return t if t.device==device else t.to(device, non_blocking=t.is_cpu and t.is_pinned())
 
 def _map(f, f_object, x):
     "Call `f` on every tensor in `x`, and `f_object` on every object that has a method `to`."
@@ -75,7 +75,7 @@ class DeviceCallback(Callback):
         if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)
         move_opt_state(self.opt)
 
-    def begin_batch(self): self.run.xb,self.run.yb = to_device((self.xb, self.yb), self.device)
+    def begin_batch(self): self.run.xb,self.run.yb = [to_device(x, self.device) for x in (self.run.xb, self.run.yb)]
 
 # %% ../nbs/10_devices.ipynb #c5501008
 def pin_memory(
