@@ -29,7 +29,7 @@ help:
 	@echo 'make bench    time the Runner against other training loops on this processor (about an hour)'
 	@echo 'make bench-checkpoint  time what saving checkpoints costs on this disk (a few minutes)'
 	@echo 'make bench-scaling  time steps with 1, 2 and 4 processes on this processor (seven minutes)'
-	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (needs one)'
+	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (eight minutes; needs one)'
 	@echo 'make release-check  build what PyPI would get, and try it in an empty environment (two minutes)'
 	@echo 'make release VERSION=0.2.0  say what a release would change; with TAG=1, change, commit and tag it'
 	@echo 'make clean    remove what these made, .venv included'

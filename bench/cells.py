@@ -2,13 +2,16 @@
 
     python bench/cells.py OUT [nbs/11_gpu.ipynb ...]             writes OUT/cells.json; default: all notebooks but
                                                                  those that need Jupyter and nbdev
+    python bench/cells.py OUT --only cuda                        those with a `cuda` cell; `--only rest`: the others
+    python bench/cells.py OUT --seconds 60                       in that time; what didn't begin is left out
     python bench/cells.py OUT --device cpu nbs/11_gpu.ipynb      tries it without a GPU: the processor stands in for it
     python bench/cells.py OUT --save                             puts the outputs of the `cuda` cells into the notebooks
 
-Each notebook has a process of its own, and goes on after a cell that fails. IPython and nbdev needn't be there: what
+Each notebook has a process of its own, and goes on after a cell that fails. The file is written after each notebook;
+what it has of others stays. IPython and nbdev needn't be there: what
 the cells use of them is replaced."""
 import argparse, ast, contextlib, io, json, linecache, os, re, subprocess, sys, time, traceback, types
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from unittest import mock
 
@@ -128,13 +131,34 @@ def save(found):
             cell['outputs'] = outputs
         path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)+'\n')
 
+def find_notebooks(only):
+    "Paths of the notebooks that need neither Jupyter nor nbdev: all, those with a `cuda` cell, or the rest."
+    paths = [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if not re.search('jupyter|reference', p.name)]
+    def has_cuda(path):
+        cells = json.loads(path.read_text())['cells']
+        return any('cuda' in FLAG.findall(''.join(cell['source'])) for cell in cells if cell['cell_type']=='code')
+    return [p for p in paths if not only or has_cuda(p)==(only=='cuda')]
+
+def run_all(paths, args):
+    "Run notebooks side by side; yield the path and what was found as each ends."
+    end = time.monotonic()+args.seconds
+    def run(path):
+        left = end-time.monotonic()
+        if left<5: return dict(outputs={}, failed={'all': 'left out: no time'}, seconds={})
+        return run_alone(path, args.device, min(args.limit, left))
+    with ThreadPoolExecutor(args.workers) as pool:
+        running = {pool.submit(run, path): path for path in paths}
+        for done in as_completed(running): yield running[done],done.result()
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path)
     parser.add_argument('notebooks', type=Path, nargs='*')
+    parser.add_argument('--only', choices=['cuda', 'rest'])
     parser.add_argument('--device', default='cuda', choices=['cuda', 'cpu'])
     parser.add_argument('--workers', type=int, default=os.cpu_count())
     parser.add_argument('--limit', type=float, default=300, help='seconds for a notebook')
+    parser.add_argument('--seconds', type=float, default=3600, help='for all of them')
     parser.add_argument('--one', type=Path, help=argparse.SUPPRESS)
     parser.add_argument('--save', action='store_true')
     args = parser.parse_intermixed_args()
@@ -142,19 +166,18 @@ def main():
         with contextlib.redirect_stdout(sys.stderr): found = run_notebook(args.one.resolve(), args.device)
         print(json.dumps(found))
         return
-    if args.save: return save(json.loads((args.out/'cells.json').read_text()))
+    stored = args.out/'cells.json'
+    if args.save: return save(json.loads(stored.read_text()))
 
-    paths = [p for p in sorted((ROOT/'nbs').glob('*.ipynb')) if not re.search('jupyter|reference', p.name)]
-    paths = args.notebooks or paths
-    with ThreadPoolExecutor(args.workers) as pool:
-        results = pool.map(lambda path: run_alone(path, args.device, args.limit), paths)
-        found = {path.name: result for path,result in zip(paths, results)}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out/'cells.json').write_text(json.dumps(found, indent=1))
-    for name,r in found.items():
+    found,failed = json.loads(stored.read_text()) if stored.exists() else {},False
+    for path,r in run_all(args.notebooks or find_notebooks(args.only), args):
+        found[path.name] = r
+        stored.write_text(json.dumps(found, indent=1, sort_keys=True))
         cells,on_device,seconds = len(r['seconds']),len(r['outputs']),sum(r['seconds'].values())
-        print(f'{name}: {cells} cells, {on_device} on {args.device}, {seconds:.0f} s')
-        for cell,trace in r['failed'].items(): print(f'  FAILED {cell}\n{trace}')
-    sys.exit(any(r['failed'] for r in found.values()))
+        print(f'{path.name}: {cells} cells, {on_device} on {args.device}, {seconds:.0f} s', flush=True)
+        for cell,trace in r['failed'].items(): print(f'  FAILED {cell}\n{trace}', flush=True)
+        failed |= bool(r['failed'])
+    sys.exit(failed)
 
 if __name__=='__main__': main()

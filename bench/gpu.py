@@ -1,15 +1,21 @@
-"""The Runner on an accelerator, each way of training against the same thing written by hand; and the time to 99 %.
+"""The Runner on an accelerator, each way of training against the same thing written by hand; what waits in the loop,
+and what memory it takes; and the times to 99 % and 99.4 %.
 
     python bench/gpu.py                        needs a CUDA device; writes bench/results/gpu.json
     python bench/gpu.py --device cpu --rounds 1 --images 2000 --runs 1 --out /tmp/try.json      tries it without one
+    python bench/gpu.py --parts times --seconds 100      one part, in that time; other parts in the file stay
 
 Each way adds one thing to the ways before it. Both sides keep the epoch's loss and accuracy, start from the same
 weights and get the same batches. They train in turns, an epoch each, and which goes first alternates. An epoch is timed
-between two synchronisations. The first, which compiles and captures, is left out."""
-import argparse, io, itertools, json, time
-from contextlib import redirect_stdout
+between two synchronisations. The first, which compiles and captures, is left out; in the last, which isn't timed, each
+wait for the device is counted. The file is written after each result. What there was no time for is listed in it."""
+import argparse, itertools, json, time, warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
+from typing import Callable
 
 import torch, torch.nn.functional as F
 from torch import nn, optim
@@ -26,7 +32,8 @@ from lesson9.data import get_data, normalize
 from lesson9.devices import DeviceCallback, DeviceLoader, Prefetch
 from lesson9.gpu import Compile, MixedPrecision, amp_dtype, fast_math
 from lesson9.minibatch import DataLoader, Dataset, accuracy
-from lesson9.recipe import fit_one_cycle
+from lesson9.recipe import one_cycle_runner
+from lesson9.sync import SyncCounter
 from run import machine
 
 ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ Compile', '+ CudaGraph'
@@ -36,20 +43,44 @@ def sync(device):
     if device.type=='cuda': torch.cuda.synchronize()
 
 class Turns(Callback):
-    "Time each epoch, in turns with an epoch of the same thing written by hand."
+    "Time each epoch, in turns with one of the same thing by hand; then end the fit with an epoch that counts waits."
     order = TrainEvalCallback.order - 80 # before all others
-    def __init__(self, by_hand): self.by_hand,self.found = by_hand,[] # of each epoch: seconds and MiB, by side
+    def __init__(self, by_hand, rounds, seconds):
+        self.by_hand,self.found = by_hand,[] # of each epoch: seconds and MiB, by side
+        self.rounds,self.waits = rounds,None
+        self.end = time.monotonic()+seconds
 
     def begin_epoch(self):
+        device = next(self.model.parameters()).device
+        counted,late = len(self.found)-1,time.monotonic()>self.end
+        self.last = counted>=self.rounds or late and counted>=min(5, self.rounds)
         self.found.append({})
         self.hand_first = self.epoch%2==0
         if self.hand_first: self.found[-1]['hand'] = next(self.by_hand)
         torch.manual_seed(self.epoch) # both sides get the same batches
-        self.watch = Watch(next(self.model.parameters()).device)
+        self.watch = (Waits if self.last else Watch)(device)
 
-    def after_epoch(self):
+    def after_epoch(self): # the first listener: the others may read numbers now
         self.found[-1]['ours'] = self.watch.stop()
         if not self.hand_first: self.found[-1]['hand'] = next(self.by_hand)
+        if self.last: self.waits = self.found.pop()['ours']
+        return self.last
+
+class Waits:
+    "Count how often the processor waits for the device."
+    def __init__(self, device):
+        self.stack = ExitStack()
+        if device.type!='cuda':
+            self.found = self.stack.enter_context(SyncCounter()).calls
+            return
+        self.found = self.stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter('always')
+        torch.cuda.set_sync_debug_mode('warn') # 'error' would end at the first of them
+        self.stack.callback(torch.cuda.set_sync_debug_mode, 'default')
+
+    def stop(self):
+        self.stack.close()
+        return sum(isinstance(found, str) or 'synchroniz' in str(found.message) for found in self.found)
 
 class Watch:
     "Measure seconds, and the MiB of the device's memory that were allocated at most beyond those at the start."
@@ -112,24 +143,25 @@ def by_hand(work, device, way, model, opt):
         for s in loss_sum,acc_sum: float(s) # as AvgStatsCallback reads them
         yield watch.stop()
 
-def compare(work, device, way, rounds):
+def compare(work, device, way, rounds, seconds):
     "Train with the Runner and by hand, an epoch each in turns. Return what each epoch took but the first."
     torch.compiler.reset()
     level,(model,opt) = ways.index(way),make(work, device)
     ds = Dataset(work.x, work.y)
     dl = DeviceLoader(ds, work.bs, True, device) if level>=2 else DataLoader(ds, work.bs, True)
     hand_model,hand_opt = make(work, device)
-    turns = Turns(by_hand(work, device, way, hand_model, hand_opt))
+    turns = Turns(by_hand(work, device, way, hand_model, hand_opt), rounds, seconds)
     cbs = [turns, AvgStatsCallback(accuracy, log=None), DeviceCallback(device)]
     if level>=1: cbs.append(MixedPrecision())
     if level>=3: cbs.append(Compile())
     if level>=4: cbs.append(CudaGraph(warmup, CudaGraphCapture if device.type=='cuda' else GraphCapture))
-    Runner(cbs).fit(rounds+1, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
+    Runner(cbs).fit(rounds+2, Learner(model, opt, F.cross_entropy, DataBunch(dl)))
 
     counted = turns.found[1:]
     out = {side: [epoch[side][0] for epoch in counted] for side in ('hand', 'ours')}
     out['ratio'] = [ours/hand for ours,hand in zip(out['ours'], out['hand'])]
     out['mib'] = {side: max(epoch[side][1] for epoch in counted) for side in ('hand', 'ours')}
+    out['waits'],out['steps'] = turns.waits,len(dl)
     a,b = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (hand_model, model))
     out['weights_differ'],out['weights_size'] = float((a-b).abs().max()),float(a.abs().max())
     return out
@@ -179,39 +211,46 @@ class Until(Callback):
             self.seconds = time.perf_counter()-self.start
             return True
 
-def time_to(device, target, runs, n):
-    "Time each run from loaded data to `target` validation accuracy; None if six epochs didn't reach it."
-    x,y,xv,yv = get_data()
-    x,y = x[:n],y[:n]
-    train,valid = DeviceLoader(Dataset(x, y), 256, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
-    found = []
-    for run_number in range(runs+1): # the first loads kernels and isn't counted
-        torch.manual_seed(run_number)
-        model = small_net().to(device)
-        opt = optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        sched = combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5))
-        cbs = [AvgStatsCallback(accuracy, log=None), Until(target), ParamScheduler('lr', sched)]
-        if device.type=='cuda': cbs += [MixedPrecision(), CudaGraph()]
-        run = Runner(cbs)
-        learn = Learner(model, opt, F.cross_entropy, DataBunch(train, valid))
-        with fast_math(learn): run.fit(6, learn)
-        if run_number: found.append(dict(seconds=run.until.seconds, best=run.until.best, epochs=run.epoch+1))
-    return found
+@dataclass
+class Recipe:
+    "How to get to a validation accuracy of `target`."
+    target: float
+    model: Callable
+    opt: Callable
+    run: Callable # makes a Runner from a learner and callbacks
+    bs: int
+    epochs: int
+    loss_func: Callable = F.cross_entropy
+    cbs: Callable = field(default=list)
 
-def best_recipe(device, seed, n, epochs):
-    "Train by the recipe of the page about 99.4 %. Return the seconds and the last validation accuracy."
+def run_short(learn, cbs):
+    sched = combine_scheds([0.3, 0.7], cos_1cycle_anneal(1e-3, 1e-2, 1e-5))
+    return Runner([AvgStatsCallback(accuracy, log=None), ParamScheduler('lr', sched), *cbs])
+
+# A captured step reads one momentum, so that of the page about 99.4 % doesn't change here.
+def run_long(learn, cbs): return one_cycle_runner(learn, 0.2, accuracy, cbs, momentums=None, progress=False)
+
+recipes = {
+    'to_99': Recipe(0.99, small_net, partial(optim.AdamW, lr=1e-3, fused=True), run_short, 256, 6),
+    'to_99.4': Recipe(0.994, lambda: init_cnn(get_cnn((16,32,64,64), bn=True)),
+                      partial(optim.SGD, lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True),
+                      run_long, 128, 16, nn.CrossEntropyLoss(label_smoothing=0.1),
+                      lambda: [BatchTransform(RandomShift(2))])}
+
+def time_to(device, recipe, seed, n, epochs=None):
+    "Time a run from loaded data to the recipe's validation accuracy; None if its last epoch didn't reach it."
     x,y,xv,yv = get_data()
     mean,std = x.mean(),x.std()
-    (x,y),xv = (normalize(x[:n], mean, std),y[:n]),normalize(xv, mean, std)
-    train,valid = DeviceLoader(Dataset(x, y), 128, True, device),DeviceLoader(Dataset(xv, yv), 2000, False, device)
+    train = DeviceLoader(Dataset(normalize(x[:n], mean, std), y[:n]), recipe.bs, True, device)
+    valid = DeviceLoader(Dataset(normalize(xv, mean, std), yv), 2000, False, device)
     torch.manual_seed(seed)
-    model = init_cnn(get_cnn((16,32,64,64), bn=True))
-    opt = optim.SGD(model.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    learn = Learner(model, opt, nn.CrossEntropyLoss(label_smoothing=0.1), DataBunch(train, valid))
-    cbs = [DeviceCallback(device), MixedPrecision(), BatchTransform(RandomShift(2))]
-    start = time.perf_counter()
-    with redirect_stdout(io.StringIO()): run = fit_one_cycle(epochs, learn, 0.2, accuracy, cbs)
-    return dict(seconds=time.perf_counter()-start, accuracy=run.progress.history[-1]['valid_accuracy'])
+    model = recipe.model().to(device)
+    learn = Learner(model, recipe.opt(model.parameters()), recipe.loss_func, DataBunch(train, valid))
+    cbs = [DeviceCallback(device), Until(recipe.target), *recipe.cbs()]
+    if device.type=='cuda': cbs += [MixedPrecision(), CudaGraph()]
+    run = recipe.run(learn, cbs)
+    with fast_math(learn): run.fit(epochs or recipe.epochs, learn)
+    return dict(seconds=run.until.seconds, best=run.until.best, epochs=run.epoch+1)
 
 def loaders(work, device, rounds):
     "Time an epoch with each way to bring batches to the device, in turns. Return the seconds by way."
@@ -232,15 +271,79 @@ def loaders(work, device, rounds):
             if i: found[name].append(watch.stop()[0])
     return found
 
+class Results:
+    "What is written to `path`, after each result. `seconds` from now on there is no time left."
+    def __init__(self, path, seconds, fresh, **kwargs):
+        self.path,self.end = path,time.monotonic()+seconds
+        kept = {} if fresh or not path.exists() else json.loads(path.read_text())
+        self.found = kept | kwargs
+        self.left_out = self.found.setdefault('left_out', [])
+
+    def late(self, part):
+        "Is there no time left for `part`? Then note that it's left out."
+        late = time.monotonic()>self.end
+        if late: self.left_out.append(part)
+        if late: print(f'left out, no time: {part}', flush=True)
+        return late
+
+    def save(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.found, indent=1)+'\n')
+
+def measure_ways(results, device, args):
+    found,floors = (results.found.setdefault(key, {}) for key in ('workloads', 'floor'))
+    for workload in args.workloads:
+        if results.late(workload): continue
+        work = loops.get_work(workload, args.images)
+        floors[workload],found[workload] = floor(work, device),{}
+        print(f"{workload}: floor from operations and bytes {floors[workload]['seconds']*1e3:.2f} ms an epoch")
+        for way in args.ways:
+            if results.late(f'{workload}, {way}'): continue
+            start = time.perf_counter()
+            r = found[workload][way] = compare(work, device, way, args.rounds, args.way_seconds)
+            r['all_seconds'] = time.perf_counter()-start
+            results.save()
+            hand,runner = (median(r[side])*1e3 for side in ('hand', 'ours'))
+            ratio,low,high = (f(r['ratio']) for f in (median, min, max))
+            print(f"  {way:18} by hand {hand:8.1f} ms an epoch, Runner {runner:8.1f} ms, "
+                  f"ratio {ratio:.3f} ({low:.3f} - {high:.3f}) in {len(r['ratio'])} rounds, "
+                  f"MiB {r['mib']['hand']:.1f} and {r['mib']['ours']:.1f}, {r['waits']} waits in {r['steps']} steps, "
+                  f"weights differ by {r['weights_differ']:.1e}; {r['all_seconds']:.0f} s", flush=True)
+
+def measure_times(results, device, args):
+    for name in args.recipes:
+        recipe = recipes[name]
+        found = results.found[name] = []
+        for seed in range(args.runs+1): # the first loads kernels and isn't counted
+            if results.late(f'{name}, run {seed}'): break
+            r = time_to(device, recipe, seed, args.images, args.epochs if seed else 1)
+            if seed: found.append(r)
+            results.save()
+        times,best = ([r[key] for r in found if r[key]] for key in ('seconds', 'best'))
+        print(f'{recipe.target:.1%} validation accuracy in {len(times)} of {len(found)} runs', end=': ')
+        if times: print(f'median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}', flush=True)
+        else: print('best', [f'{acc:.2%}' for acc in best], flush=True)
+
+def measure_loaders(results, device, args):
+    if results.late('loaders'): return
+    work = loops.get_work(args.workloads[-1], args.images)
+    found = results.found['loaders'] = loaders(work, device, min(args.rounds, 5))
+    for name,times in found.items(): print(f'{work.name}, {name}: {median(times)*1e3:.1f} ms an epoch')
+
+parts = {'ways': measure_ways, 'times': measure_times, 'loaders': measure_loaders}
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda')
+    parser.add_argument('--parts', nargs='+', choices=parts, default=[*parts])
+    parser.add_argument('--seconds', type=float, default=3600, help='begin nothing more after that')
     parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--way-seconds', type=float, default=8, help='after that a way ends if it has 5 rounds')
     parser.add_argument('--images', type=int, default=50_000)
     parser.add_argument('--runs', type=int, default=10)
-    parser.add_argument('--best-runs', type=int, default=10)
-    parser.add_argument('--best-epochs', type=int, default=16)
-    parser.add_argument('--workloads', nargs='+', default=['mlp784-bs64', 'mlp784-bs512', 'convnet-bs512'])
+    parser.add_argument('--epochs', type=int, help="default: the recipe's")
+    parser.add_argument('--recipes', nargs='*', choices=recipes, default=[*recipes])
+    parser.add_argument('--workloads', nargs='+', default=['mlp784-bs512', 'mlp784-bs64', 'convnet-bs512'])
     parser.add_argument('--ways', nargs='+', default=ways)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
     args = parser.parse_args()
@@ -250,45 +353,10 @@ def main():
 
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else 'none: a try on the processor'
     where = machine() | dict(gpu=name, cuda=torch.version.cuda)
-    out = dict(machine=where, rounds=args.rounds, images=args.images, workloads={}, floor={})
-    def save():
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(out, indent=1)+'\n')
-
-    for workload in args.workloads:
-        work = loops.get_work(workload, args.images)
-        out['floor'][workload] = floor(work, device)
-        print(f"{workload}: floor from operations and bytes {out['floor'][workload]['seconds']*1e3:.2f} ms an epoch")
-        out['workloads'][workload] = {}
-        for way in args.ways:
-            start = time.perf_counter()
-            r = out['workloads'][workload][way] = compare(work, device, way, args.rounds)
-            r['all_seconds'] = time.perf_counter()-start
-            hand,runner = (median(r[side])*1e3 for side in ('hand', 'ours'))
-            print(f"  {way:18} by hand {hand:8.1f} ms an epoch, Runner {runner:8.1f} ms, "
-                  f"ratio {median(r['ratio']):.3f} ({min(r['ratio']):.3f} - {max(r['ratio']):.3f}), "
-                  f"weights differ by {r['weights_differ']:.1e}; {r['all_seconds']:.0f} s", flush=True)
-            save()
-
-    out['to_99'] = time_to(device, 0.99, args.runs, args.images) if args.runs else []
-    save()
-    times = [r['seconds'] for r in out['to_99'] if r['seconds']]
-    reached = f'99 % validation accuracy in {len(times)} of {args.runs} runs'
-    if times: print(f'{reached}: median {median(times):.2f} s, from {min(times):.2f} to {max(times):.2f}', flush=True)
-    else: print('99 % validation accuracy was not reached:', [r['best'] for r in out['to_99']])
-
-    out['loaders'] = loaders(work, device, args.rounds)
-    save()
-    for name,times in out['loaders'].items(): print(f'{work.name}, {name}: {median(times)*1e3:.1f} ms an epoch')
-
-    out['best_recipe'] = []
-    for i in range(args.best_runs):
-        out['best_recipe'].append(best_recipe(device, 100+i, args.images, args.best_epochs))
-        save()
-    if args.best_runs:
-        accs,times = ([r[key] for r in out['best_recipe']] for key in ('accuracy', 'seconds'))
-        print(f'the best recipe, {args.best_epochs} epochs, {args.best_runs} runs: validation {mean(accs):.3%} '
-              f'({min(accs):.2%} to {max(accs):.2%}), median {median(times):.1f} s a run')
+    results = Results(args.out, args.seconds, [*parts]==args.parts, machine=where, images=args.images)
+    for part in args.parts:
+        parts[part](results, device, args)
+        results.save()
     print(f'written: {args.out}')
 
 if __name__=='__main__': main()

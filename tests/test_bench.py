@@ -1,6 +1,6 @@
 """The benchmarks run, on little data. Their figures aren't tested: they are in bench/results and on the page about
 speed."""
-import json, sys
+import itertools, json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -41,15 +41,44 @@ def test_contenders_take_turns(bench, tmp_path, capsys):
     assert 'could not be run' in capsys.readouterr().out
     assert found['machine']['versions']['torch'] and min(found['memory']['lesson9_stats']['peak_mib'])>100
 
-def test_gpu_benchmark_can_be_tried_without_one(bench, tmp_path):
+def test_gpu_benchmark_can_be_tried_without_one(bench, tmp_path, monkeypatch, capsys):
+    "Its parts write one file, also in several calls; what has no time is named, and the rest stays."
     out = tmp_path/'gpu.json'
-    size = ['--device', 'cpu', '--images', 200, '--rounds', 1, '--runs', 0, '--best-runs', 0]
+    size = ['--device', 'cpu', '--images', 200, '--rounds', 1, '--runs', 1, '--epochs', 1, '--out', out]
     ways = 'plain', '+ MixedPrecision', '+ DeviceLoader', '+ CudaGraph'
-    bench('gpu', *size, '--workloads', 'mlp784-bs64', '--ways', *ways, '--out', out)
+    work = ['--workloads', 'mlp784-bs64']
+    bench('gpu', *size, *work, '--ways', *ways, '--recipes')
     found = json.loads(out.read_text())
     assert len(found['workloads']['mlp784-bs64'])==4
-    for way,r in found['workloads']['mlp784-bs64'].items(): assert r['weights_differ']<1e-6 and len(r['ratio'])==1, way
-    assert [len(times) for times in found['loaders'].values()]==[1]*6
+    for way,r in found['workloads']['mlp784-bs64'].items():
+        assert r['weights_differ']<1e-6 and len(r['ratio'])==1, way
+        assert (r['waits'], r['steps'])==(0, 4), way
+    assert [len(times) for times in found['loaders'].values()]==[1]*6 and found['left_out']==[]
+
+    import gpu
+    few = [t[:300] for t in gpu.get_data()]
+    monkeypatch.setattr(gpu, 'get_data', lambda: few)
+    bench('gpu', *size, '--parts', 'times')
+    again = json.loads(out.read_text())
+    assert {name: again.pop(name) for name in found}==found
+    assert {name: [run['epochs'] for run in runs] for name,runs in again.items()}=={'to_99': [1], 'to_99.4': [1]}
+    capsys.readouterr()
+    bench('gpu', *size, *work, '--parts', 'ways', 'times', '--seconds', -1)
+    late = json.loads(out.read_text())
+    assert late['left_out']==['mlp784-bs64', 'to_99, run 0', 'to_99.4, run 0']
+    assert late['workloads']==found['workloads'] and 'left out, no time: to_99, run 0' in capsys.readouterr().out
+
+def test_waits_are_counted(bench):
+    import gpu, torch
+    class Reads(gpu.Callback):
+        def after_batch(self): self.run.loss.item()
+    work = gpu.loops.get_work('mlp784-bs64', 200)
+    turns = gpu.Turns(itertools.repeat((1., 0.)), 2, 60)
+    model,opt = gpu.make(work, torch.device('cpu'))
+    data = gpu.DataBunch(gpu.DataLoader(gpu.Dataset(work.x, work.y), 64))
+    run = gpu.Runner([turns, Reads()])
+    run.fit(9, gpu.Learner(model, opt, gpu.F.cross_entropy, data))
+    assert (turns.waits, len(turns.found), run.epoch)==(4, 3, 3) # one read in each of four steps, after three epochs
 
 NOTEBOOK = [["%load_ext lesson9\n", "import pickle, inspect\n", "def double(x): return 2*x\n"],
             ["#| slow\n", "1/0"],
@@ -75,3 +104,53 @@ def test_cells_run_without_jupyter(tmp_path, monkeypatch):
     cells.save({'x.ipynb': found})
     saved = json.loads((nbs/'x.ipynb').read_text())['cells']
     assert [len(cell['outputs']) for cell in saved]==[0, 0, 2, 0, 0]
+
+def test_notebooks_side_by_side(tmp_path, monkeypatch, capsys):
+    "Those with cells for a GPU, and the others; what had no time is named, and what was found before stays."
+    monkeypatch.syspath_prepend(str(BENCH))
+    import cells
+    cuda,rest = ([path.name for path in cells.find_notebooks(only)] for only in ('cuda', 'rest'))
+    assert {'11_gpu.ipynb', '12_cuda_graph.ipynb'}<={*cuda} and '00_data.ipynb' in rest and not {*cuda} & {*rest}
+    assert sorted(cuda+rest)==[path.name for path in cells.find_notebooks(None)]
+
+    nbs = tmp_path/'nbs'
+    nbs.mkdir()
+    for name,source in ('a', '#| cuda\n1+1'), ('b', 'print(2)'):
+        cell = dict(cell_type='code', id='0', metadata={}, outputs=[], source=[source])
+        (nbs/f'{name}.ipynb').write_text(json.dumps(dict(cells=[cell])))
+    monkeypatch.setattr(cells, 'ROOT', tmp_path)
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['cells.py', str(tmp_path), '--device', 'cpu', *args])
+        with pytest.raises(SystemExit) as end: cells.main()
+        return end.value.code,json.loads((tmp_path/'cells.json').read_text())
+    code,found = run('--only', 'cuda')
+    assert not code and found['a.ipynb']['outputs']['0'][0]['data']=={'text/plain': '2'}
+    code,found = run('--only', 'rest', '--seconds', '0')
+    assert code and found['b.ipynb']['failed']=={'all': 'left out: no time'} and found['a.ipynb']['outputs']
+    assert 'left out: no time' in capsys.readouterr().out
+
+PYTHON = """#!/usr/bin/env bash
+echo "$*"
+case "$*" in *test_device*) exit 1;; esac
+"""
+
+@pytest.mark.parametrize('minutes', [8, 1])
+def test_one_go_on_a_gpu(tmp_path, minutes):
+    "The parts in their order, each with a limit; one that fails doesn't end the others; with no time they're left out."
+    (tmp_path/'python3').write_text(PYTHON)
+    (tmp_path/'python3').chmod(0o755)
+    env = os.environ | {'PATH': f"{tmp_path}:{os.environ['PATH']}", 'MINUTES': str(minutes)}
+    command = ['bash', BENCH/'on_gpu.sh', tmp_path/'out']
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    log = (tmp_path/'out'/'log.txt').read_text()
+    assert log==done.stdout and not done.stderr, done.stderr
+    began = [line.split()[1].rstrip(':') for line in log.splitlines() if 'at most' in line]
+    left_out = [line.split()[-1] for line in log.splitlines() if line.startswith('== left out')]
+    parts = ['versions', 'cuda-cells', 'callbacks', 'processes', 'ways', 'times', 'loaders', 'cells']
+    if minutes==1: # limits of under ten seconds
+        assert {*left_out}=={'versions', 'loaders'} and len(began)==6
+        return
+    assert (began[0], {*began[1:4]}, began[4:])==(parts[0], {*parts[1:4]}, parts[4:]) and not left_out
+    assert done.returncode==1 and log.count('== failed')==1 and '== failed: callbacks' in log
+    seconds = [int(line.rsplit(' ', 1)[1]) for line in log.splitlines() if '--seconds' in line and '--parts' in line]
+    assert seconds==[175, 105, 35] and '--only rest --seconds' in log
