@@ -10,7 +10,7 @@
 Each notebook has a process of its own, and goes on after a cell that fails. The file is written after each notebook;
 what it has of others stays. IPython and nbdev needn't be there: what
 the cells use of them is replaced."""
-import argparse, ast, contextlib, io, json, linecache, os, re, subprocess, sys, time, traceback, types
+import argparse, ast, contextlib, io, json, linecache, os, re, signal, subprocess, sys, time, traceback, types
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from unittest import mock
@@ -83,7 +83,7 @@ def run_cell(source, names):
     return outputs
 
 def run_notebook(path, device):
-    "Run a notebook's cells in this process; return what they put out, and what failed."
+    "Run a notebook's cells in this process; after each, yield what they have put out, and what failed."
     import matplotlib
     matplotlib.use('agg')
     stand_ins()
@@ -105,17 +105,33 @@ def run_notebook(path, device):
         except BaseException:
             found['failed'][cell['id']] = traceback.format_exc(limit=-6) + '\nin the cell\n' + source[:400]
         found['seconds'][cell['id']] = time.perf_counter()-start
-    return found
+        yield found
+
+def end(process):
+    "End a process and those that it has started; return its output."
+    os.killpg(process.pid, signal.SIGTERM) # torchrun ends its own
+    try: return process.communicate(timeout=5)[0]
+    except subprocess.TimeoutExpired as e:
+        os.killpg(process.pid, signal.SIGKILL)
+        return e.stdout or b''
 
 def run_alone(path, device, limit):
-    "Run a notebook in a process of its own."
+    "Run a notebook in a process of its own. At the limit, what its cells have put out so far is kept."
     path_there = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     env = os.environ | {'IN_TEST': '1', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path_there}
     command = [sys.executable, __file__, '-', '--one', path, '--device', device]
-    try: done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired: return dict(outputs={}, failed={'all': f'not done in {limit} s'}, seconds={})
-    try: return json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError): return dict(outputs={}, failed={'all': done.stderr[-3000:]}, seconds={})
+    pipe,problem = subprocess.PIPE,None
+    with subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+        try:
+            lines,errors = process.communicate(timeout=limit)
+            if process.returncode: problem = errors[-3000:].decode(errors='replace')
+        except subprocess.TimeoutExpired:
+            lines,problem = end(process),f'cut off after {limit:.0f} s'
+
+    found = dict(outputs={}, failed={}, seconds={})
+    for line in lines.split(b'\n')[:-1]: found = json.loads(line) # whole lines; the last has all
+    if problem: found['failed']['all'] = problem
+    return found
 
 def save(found):
     "Put outputs into the notebooks they come from."
@@ -163,8 +179,10 @@ def main():
     parser.add_argument('--save', action='store_true')
     args = parser.parse_intermixed_args()
     if args.one:
-        with contextlib.redirect_stdout(sys.stderr): found = run_notebook(args.one.resolve(), args.device)
-        print(json.dumps(found))
+        report = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            for found in run_notebook(args.one.resolve(), args.device):
+                print(json.dumps(found), file=report, flush=True)
         return
     stored = args.out/'cells.json'
     if args.save: return save(json.loads(stored.read_text()))

@@ -3,7 +3,7 @@
 #   bash bench/on_gpu.sh OUT [WHEELS]        results and log into OUT; packages missing there from the folder WHEELS
 #   MINUTES=20 bash bench/on_gpu.sh OUT      with more time than 8 minutes
 #   DEVICE=cpu bash bench/on_gpu.sh OUT      a try on the processor, with little data
-# Needs Python 3.11 or newer, torch, matplotlib, tqdm, pytest; and fastcore, torcheval, safetensors, there or in WHEELS.
+# Needs Python 3.11 or newer, torch, matplotlib, tqdm; and fastcore, torcheval, safetensors, pytest, there or in WHEELS.
 # Each part writes its results as it goes, has a limit, and may use what those before it have left. What had no time is
 # in the log: "left out", or "cut off". The parts that time something run alone.
 set -u -o pipefail
@@ -37,11 +37,11 @@ print(sys.version, torch.__version__, torch.version.cuda)
 if torch.cuda.is_available(): print(torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory)'
 {
     part versions 40 -c "$versions"
-    part cuda-cells 120 "${cells[@]}" --only cuda --seconds {} &
-    part callbacks 120 "${tests[@]}" tests/test_device.py &
-    part processes 120 "${tests[@]}" tests/test_gpu_ranks.py &
+    part cuda-cells 150 "${cells[@]}" --only cuda --seconds {} &
+    part callbacks 150 "${tests[@]}" tests/test_device.py &
+    part processes 150 "${tests[@]}" tests/test_gpu_ranks.py &
     wait
-    part ways 180 "${gpu[@]}" --parts ways --seconds {}
+    part ways 170 "${gpu[@]}" --parts ways --seconds {}
     part times 110 "${gpu[@]}" --parts times --seconds {}
     part loaders 40 "${gpu[@]}" --parts loaders --seconds {}
     part cells 480 "${cells[@]}" --only rest --seconds {}

@@ -1,6 +1,6 @@
 """The benchmarks run, on little data. Their figures aren't tested: they are in bench/results and on the page about
 speed."""
-import itertools, json, os, subprocess, sys
+import contextlib, itertools, json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,13 @@ def test_cells_run_without_jupyter(tmp_path, monkeypatch):
     printed,result = found['outputs']['2']
     assert (printed['text'], result['data']['text/plain'])==('def double(x): return 2*x\n', '42')
     assert found['outputs']['4']==[]
+    sleep = 'subprocess.run(["sleep", "61.25"])' # goes on in a process of its own
+    endless = dict(empty, id='9', source=['import subprocess\n', sleep])
+    (nbs/'cut.ipynb').write_text(json.dumps(dict(cells=[made[0], made[2], endless])))
+    cut = cells.run_alone(nbs/'cut.ipynb', 'cpu', 15)
+    assert cut['outputs']['2']==found['outputs']['2'] and cut['failed']=={'all': 'cut off after 15 s'}
+    for path in Path('/proc').glob('[0-9]*/cmdline'): # where there are such files
+        with contextlib.suppress(OSError): assert path.read_bytes()!=b'sleep\x0061.25\x00'
     monkeypatch.setattr(cells, 'ROOT', tmp_path)
     cells.save({'x.ipynb': found})
     saved = json.loads((nbs/'x.ipynb').read_text())['cells']
@@ -153,4 +160,4 @@ def test_one_go_on_a_gpu(tmp_path, minutes):
     assert (began[0], {*began[1:4]}, began[4:])==(parts[0], {*parts[1:4]}, parts[4:]) and not left_out
     assert done.returncode==1 and log.count('== failed')==1 and '== failed: callbacks' in log
     seconds = [int(line.rsplit(' ', 1)[1]) for line in log.splitlines() if '--seconds' in line and '--parts' in line]
-    assert seconds==[175, 105, 35] and '--only rest --seconds' in log
+    assert seconds==[165, 105, 35] and '--only rest --seconds' in log

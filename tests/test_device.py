@@ -72,6 +72,7 @@ def name(request, tmp_path):
     return found[request.param]
 
 def test_callback(name, tmp_path):
+    if name=='TensorBoardLogger': pytest.importorskip('tensorboard', reason='TensorBoard is not installed')
     weights,run,waits = train(name, DEVICE, tmp_path)
     assert run.n_iter>0 and weights.isfinite().all()
     assert (waits>0)==(name in WAITS), name
