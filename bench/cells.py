@@ -67,9 +67,14 @@ def run_cell(source, names):
     cell = f'<cell {len(linecache.cache)}>'
     linecache.cache[cell] = len(source),None,lines,cell # for inspect.getsource
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    printed = io.StringIO()
+    printed,missing = io.StringIO(),None
     with contextlib.redirect_stdout(printed):
-        exec(compile(tree, cell, 'exec'), names)
+        for node in tree.body:
+            try: exec(compile(ast.Module([node], []), cell, 'exec'), names)
+            except ModuleNotFoundError as e: # only what uses it fails, not all that comes after these imports
+                if not isinstance(node, (ast.Import, ast.ImportFrom)): raise
+                missing = missing or e
+        if missing: raise missing
         if last and not source.rstrip().endswith(';'):
             value = eval(compile(ast.Expression(last.value), cell, 'eval'), names)
         elif last: exec(compile(ast.Module([last], []), cell, 'exec'), names)
@@ -102,6 +107,7 @@ def run_notebook(path, device):
             with cuda_stand_ins() if on_gpu and device=='cpu' else contextlib.nullcontext():
                 outputs = run_cell(as_if_on_gpu(source) if on_gpu and device=='cpu' else source, names)
             if on_gpu: found['outputs'][cell['id']] = outputs
+        except ModuleNotFoundError as e: found['failed'][cell['id']] = str(e)
         except BaseException:
             found['failed'][cell['id']] = traceback.format_exc(limit=-6) + '\nin the cell\n' + source[:400]
         found['seconds'][cell['id']] = time.perf_counter()-start

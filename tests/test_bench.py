@@ -107,6 +107,13 @@ def test_cells_run_without_jupyter(tmp_path, monkeypatch):
     assert cut['outputs']['2']==found['outputs']['2'] and cut['failed']=={'all': 'cut off after 15 s'}
     for path in Path('/proc').glob('[0-9]*/cmdline'): # where there are such files
         with contextlib.suppress(OSError): assert path.read_bytes()!=b'sleep\x0061.25\x00'
+    imports = dict(empty, id='8', source=['import no_such_module\n', 'import math'])
+    uses = dict(empty, id='7', source=['#| cuda\n', 'math.ceil(1.5)'])
+    (nbs/'imports.ipynb').write_text(json.dumps(dict(cells=[imports, uses])))
+    lacks = cells.run_alone(nbs/'imports.ipynb', 'cpu', 60)
+    assert lacks['failed']=={'8': "No module named 'no_such_module'"}
+    assert lacks['outputs']['7'][0]['data']['text/plain']=='2'
+
     monkeypatch.setattr(cells, 'ROOT', tmp_path)
     cells.save({'x.ipynb': found})
     saved = json.loads((nbs/'x.ipynb').read_text())['cells']
