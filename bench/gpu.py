@@ -326,7 +326,7 @@ def measure_times(results, device, args):
 
 def measure_loaders(results, device, args):
     if results.late('loaders'): return
-    work = loops.get_work(args.workloads[-1], args.images)
+    work = loops.get_work('convnet-bs512', args.images)
     found = results.found['loaders'] = loaders(work, device, min(args.rounds, 5))
     for name,times in found.items(): print(f'{work.name}, {name}: {median(times)*1e3:.1f} ms an epoch')
 
@@ -343,7 +343,7 @@ def main():
     parser.add_argument('--runs', type=int, default=10)
     parser.add_argument('--epochs', type=int, help="default: the recipe's")
     parser.add_argument('--recipes', nargs='*', choices=recipes, default=[*recipes])
-    parser.add_argument('--workloads', nargs='+', default=['mlp784-bs512', 'mlp784-bs64', 'convnet-bs512'])
+    parser.add_argument('--workloads', nargs='+', default=['mlp784-bs512', 'convnet-bs512', 'mlp784-bs64'])
     parser.add_argument('--ways', nargs='+', default=ways)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
     args = parser.parse_args()
