@@ -186,6 +186,7 @@ def main():
     args = parser.parse_intermixed_args()
     if args.one:
         report = sys.stdout
+        signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's background job would ignore it
         with contextlib.redirect_stdout(sys.stderr):
             for found in run_notebook(args.one.resolve(), args.device):
                 print(json.dumps(found), file=report, flush=True)
