@@ -22,18 +22,20 @@ class Shown:
     "Stands in for IPython's Markdown and HTML."
     def __init__(self, data): self.data = data
 
-class Captured(contextlib.redirect_stdout):
+class Captured:
     "Stands in for IPython's `capture_output`."
     def __init__(self, *args, **kwargs):
-        self.text,self.outputs = io.StringIO(),[]
-        super().__init__(self.text)
+        self.texts,self.outputs = [io.StringIO(), io.StringIO()],[]
 
     def __enter__(self):
-        super().__enter__()
+        self.stack = contextlib.ExitStack()
+        for redirect,text in zip((contextlib.redirect_stdout, contextlib.redirect_stderr), self.texts):
+            self.stack.enter_context(redirect(text))
         return self
 
-    @property
-    def stdout(self): return self.text.getvalue()
+    def __exit__(self, *error): return self.stack.__exit__(*error)
+    stdout = property(lambda self: self.texts[0].getvalue())
+    stderr = property(lambda self: self.texts[1].getvalue())
 
 def stand_ins():
     "Put modules into `sys.modules` that have what the cells use of IPython and nbdev."
@@ -92,6 +94,7 @@ def run_notebook(path, device):
     import matplotlib
     matplotlib.use('agg')
     stand_ins()
+    import matplotlib.pyplot as plt
     main = sys.modules['__main__'] = types.ModuleType('__main__') # pickle and torch.compile look there
     names = vars(main)
     names['display'] = print
@@ -110,6 +113,7 @@ def run_notebook(path, device):
         except ModuleNotFoundError as e: found['failed'][cell['id']] = str(e)
         except BaseException:
             found['failed'][cell['id']] = traceback.format_exc(limit=-6) + '\nin the cell\n' + source[:400]
+        plt.close('all') # as Jupyter does
         found['seconds'][cell['id']] = time.perf_counter()-start
         yield found
 
