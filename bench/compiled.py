@@ -154,8 +154,8 @@ def main():
                 found = in_new_process(form, workload, n, args.rounds, cache)
             out['workloads'][workload][form] = dict(found, compile=empty['compile'], from_cache=found['compile'])
             show(workload, form, out['workloads'][workload][form])
-    out['minutes'] = (time.perf_counter()-began)/60
-    args.out.write_text(json.dumps(out, indent=1)+'\n')
+        out['minutes'] = (time.perf_counter()-began)/60
+        args.out.write_text(json.dumps(out, indent=1)+'\n')
     print(f"written: {args.out}, after {out['minutes']:.1f} minutes")
 
 def show(workload, form, r):

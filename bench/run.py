@@ -8,6 +8,7 @@ process; which of the two goes first alternates. An epoch is short, so that ther
 that over the turns. A contender that can't be run is reported with its reason."""
 import argparse, json, os, platform, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +48,8 @@ class Worker:
                                         stdout=subprocess.PIPE, stderr=self.errors, text=True)
 
     def ask(self, *words):
-        if not self.failed: print(*words, file=self.process.stdin, flush=True)
+        if self.failed: return
+        with suppress(BrokenPipeError): print(*words, file=self.process.stdin, flush=True) # `answer` finds out why
 
     def answer(self):
         "Wait for the answer; None if there's none."
@@ -58,7 +60,7 @@ class Worker:
         self.failed = (self.errors.read().strip().splitlines() or ['ended without a word'])[-1]
 
     def close(self):
-        self.process.stdin.close()
+        with suppress(BrokenPipeError): self.process.stdin.close()
         self.process.wait()
 
 def start(workers, workload, n):
