@@ -1,6 +1,6 @@
 """Overhead of training loops on a CPU: every contender against the loop written by hand, over and over, taking turns.
 
-    python bench/run.py                       all workloads, 15 rounds; writes bench/results/cpu.json
+    python bench/run.py                       all workloads, 11 rounds; writes bench/results/cpu.json
     python bench/run.py --workloads mlp16-bs64 --contenders lesson9 ignite --rounds 3 --out /tmp/try.json
 
 A contender has a process of its own. In each turn it's timed back to back with the loop written by hand, in the same
@@ -110,7 +110,7 @@ def main():
     parser.add_argument('--workloads', nargs='+', default=loops.names)
     everyone = [*contenders.ours, *(p+s for p in contenders.peers for s in ('', '_stats', '_fast'))]
     parser.add_argument('--contenders', nargs='+', default=everyone)
-    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--rounds', type=int, default=11)
     parser.add_argument('--images', type=int, help='of each epoch; without it, a number for each workload')
     parser.add_argument('--out', type=Path, default=here/'results'/'cpu.json')
     args = parser.parse_args()
