@@ -1,4 +1,5 @@
-"""The contenders: each a function that trains `work` for one epoch, as its own documentation shows it.
+"""The contenders: each a function that trains `work` for one epoch, as its own documentation shows it. Each library is
+here three times: bare, with statistics, and with the fastest settings that its documentation names (`_fast`).
 
 It gets a fresh model, and returns the loader that it used. What it builds before the first batch, and what it does
 after the last, isn't timed: the stopwatch is in the loader. Imports are inside, so a process has only its own."""
@@ -111,6 +112,10 @@ def _fastai(work, model, **kwargs):
     return batches
 
 def fastai(work, model): return _fastai(work, model)
+def fastai_fast(work, model):
+    "default_cbs=False leaves out the callbacks that record, cast and draw; without TrainEvalCallback it can't train."
+    from fastai.basics import TrainEvalCallback
+    return _fastai(work, model, default_cbs=False, cbs=TrainEvalCallback)
 def fastai_stats(work, model):
     from fastai.basics import Recorder, accuracy
     return _fastai(work, model, metrics=accuracy, cbs=Recorder(train_metrics=True))
@@ -136,6 +141,27 @@ def _lightning(work, model, stats):
               enable_model_summary=False).fit(Lit(), batches)
     return batches
 
+def lightning_fast(work, model):
+    """Its Trainer's documentation says that barebones=True disables all features that may impact raw speed. Manual
+    optimisation, with the optimiser itself (use_pl_optimizer=False), is documented as well, and faster still."""
+    import logging
+    import lightning as L
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    class Lit(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model,self.automatic_optimization = model,False
+        def training_step(self, batch, batch_idx):
+            xb,yb = batch
+            opt = self.optimizers(use_pl_optimizer=False)
+            self.manual_backward(F.cross_entropy(self.model(xb), yb))
+            opt.step()
+            opt.zero_grad()
+        def configure_optimizers(self): return work.opt(self.model)
+    batches = work.batches()
+    L.Trainer(max_epochs=1, accelerator='cpu', barebones=True).fit(Lit(), batches)
+    return batches
+
 def lightning(work, model): return _lightning(work, model, False)
 def lightning_stats(work, model): return _lightning(work, model, True)
 
@@ -151,19 +177,38 @@ def _ignite(work, model, stats):
     trainer.run(batches, max_epochs=1)
     return batches
 
+def ignite_fast(work, model):
+    "An Engine with a function of our own, as Engine's documentation shows it. It calls train() once, not each step."
+    from ignite.engine import Engine
+    opt,batches = work.opt(model),work.batches()
+    def step(engine, batch):
+        xb,yb = batch
+        loss = F.cross_entropy(model(xb), yb)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        return loss
+    model.train()
+    Engine(step).run(batches, max_epochs=1)
+    return batches
+
 def ignite(work, model): return _ignite(work, model, False)
 def ignite_stats(work, model): return _ignite(work, model, True)
 
-def _skorch(work, model, callbacks):
+def _skorch(work, model, callbacks, **kwargs):
     from skorch import NeuralNetClassifier
     batches = work.batches()
     net = NeuralNetClassifier(
         model, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=work.lr, max_epochs=1,
-        iterator_train=lambda dataset, **kwargs: batches, train_split=None, verbose=0, callbacks=callbacks)
+        iterator_train=lambda dataset, **kwargs: batches, train_split=None, verbose=0, callbacks=callbacks, **kwargs)
     net.fit(work.x, work.y)
     return batches
 
 def skorch(work, model): return _skorch(work, model, 'disable')
+def skorch_fast(work, model):
+    """Its page about performance names verbose=0 and callbacks='disable', which the bare one has, too, and data that's
+    prepared, which the loader gives here. device=None is documented to leave all where it is."""
+    return _skorch(work, model, 'disable', device=None)
 def skorch_stats(work, model):
     "Its history always has the loss. The accuracy is scored on the predictions made while training."
     from skorch.callbacks import EpochScoring
@@ -186,6 +231,21 @@ def _accelerate(work, model, stats):
                 n += len(xb)
                 loss_sum += loss*len(xb)
                 acc_sum += accuracy(pred, yb)*len(xb)
+        accelerator.backward(loss)
+        opt.step()
+        opt.zero_grad()
+    return batches
+
+def accelerate_fast(work, model):
+    """It documents no settings for speed. But an optimiser is prepared for mixed precision, several processes and
+    accumulated gradients, and there's none of that here: so only the model is."""
+    from accelerate import Accelerator
+    accelerator = Accelerator(cpu=True)
+    batches,opt = work.batches(),work.opt(model)
+    model = accelerator.prepare(model)
+    model.train()
+    for xb,yb in batches:
+        loss = F.cross_entropy(model(xb), yb)
         accelerator.backward(loss)
         opt.step()
         opt.zero_grad()

@@ -4,7 +4,7 @@
 
 Everything runs in one process. The loop by hand and the Runner take turns, and which goes first alternates. The
 callbacks cost so little that they get six times as many rounds, on fewer images."""
-import argparse, gc, json, os
+import argparse, gc, json, os, time
 from pathlib import Path
 from statistics import median
 
@@ -54,7 +54,7 @@ def main():
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'growth.json')
     args = parser.parse_args()
-    out = dict(machine=machine(), rounds=args.rounds)
+    began,out = time.perf_counter(),dict(machine=machine(), rounds=args.rounds)
 
     small = loops.get_work('mlp16-bs64', 10_000)
     counts = [0, 1, 2, 4, 8, 16, 32]
@@ -65,7 +65,7 @@ def main():
         over = (min(r['ours'])-fastest)/r['steps']*1e6
         print(f"{r['n']:3} callbacks: {over:6.1f} us a step over the hand-written loop (best rounds)")
 
-    base = loops.get_work('mlp784-bs64', 20_000)
+    base = loops.get_work('mlp784-bs64', 10_000)
     sized = loops.get_work('mlp784-bs64')
     def batches_of(bs): return loops.Work('', base.model_func, base.x, base.y, bs)
     def images(n): return loops.Work('', sized.model_func, sized.x[:n], sized.y[:n], 64)
@@ -78,6 +78,8 @@ def main():
             ratio = median(o/h for o,h in zip(r['ours'], r['hand']))
             hand,runner = median(r['hand']),median(r['ours'])
             print(f"{name} {r['n']:6}: by hand {hand:.3f} s, Runner {runner:.3f} s, ratio {ratio:.3f}")
+    out['minutes'] = (time.perf_counter()-began)/60
     args.out.write_text(json.dumps(out, indent=1)+'\n')
+    print(f"written: {args.out}, after {out['minutes']:.1f} minutes")
 
 if __name__=='__main__': main()

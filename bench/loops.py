@@ -55,7 +55,7 @@ def get_work(name, n=50_000):
     "The workload called `name`, with the first `n` images: mlp<pixels>-bs<batch size> or convnet-bs<batch size>."
     kind,bs = name.split('-bs')
     x,y,*_ = get_data()
-    x,y = x[:n],y[:n]
+    if n<len(x): x,y = x[:n].clone(),y[:n].clone() # a slice would keep all images in memory
     if kind=='convnet': return Work(name, convnet, x, y, int(bs), lr=0.4)
     n_in = int(kind.removeprefix('mlp'))
     if n_in!=x.shape[1]: x = x[:, torch.linspace(0, x.shape[1]-1, n_in).long()].contiguous()

@@ -1,11 +1,14 @@
 """Overhead of training loops on a CPU: every contender against the loop written by hand, over and over, taking turns.
 
-    python bench/run.py                       all workloads, 9 rounds; writes bench/results/cpu.json
+    python bench/run.py                       all workloads, 11 rounds; writes bench/results/cpu.json
     python bench/run.py --workloads mlp16-bs64 --contenders lesson9 ignite --rounds 3 --out /tmp/try.json
 
 A contender has a process of its own. In each turn it's timed back to back with the loop written by hand, in the same
-process; which of the two goes first alternates. A contender that can't be run is reported with its reason."""
-import argparse, json, os, platform, subprocess, sys
+process; which of the two goes first alternates. An epoch is short, so that there's time for many turns: the spread is
+that over the turns. A contender that can't be run is reported with its reason."""
+import argparse, json, os, platform, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +21,10 @@ os.environ |= {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(here.parent)}
 import contenders, loops
 
 packages = 'torch numpy fastcore tqdm fastai lightning pytorch-ignite skorch accelerate'.split()
+
+# Images of each epoch: 200 steps of 64, 50 of 512, and 10 of the network whose steps take long
+images = {'mlp16-bs64': 12_800, 'mlp16-bs512': 25_600, 'mlp784-bs64': 12_800, 'mlp784-bs512': 25_600,
+          'convnet-bs512': 5120}
 
 def machine():
     "Describe the machine and the versions that the figures depend on."
@@ -33,46 +40,60 @@ def machine():
                 date=date.today().isoformat(), versions=versions)
 
 class Worker:
-    "A contender's process. If it couldn't start, `failed` says why."
-    def __init__(self, name, workload, n):
-        self.name,self.turns = name,[]
-        command,pipe = [sys.executable, here/'worker.py', 'time', name, workload, str(n)],subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        first = self.process.stdout.readline()
-        self.failed = None if first else self.process.stderr.read().strip().splitlines()[-1]
-        if first: self.facts = json.loads(first)
+    "A contender's process. If it ended by itself, `failed` says why."
+    def __init__(self, name):
+        self.name,self.failed = name,None
+        self.errors = tempfile.TemporaryFile('w+') # libraries print a lot, which would fill a pipe
+        self.process = subprocess.Popen([sys.executable, here/'worker.py', 'time', name], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.errors, text=True)
 
-    def turn(self, contender_first):
-        print('contender first' if contender_first else 'baseline first', file=self.process.stdin, flush=True)
-        self.turns.append(json.loads(self.process.stdout.readline()))
+    def ask(self, *words):
+        if self.failed: return
+        with suppress(BrokenPipeError): print(*words, file=self.process.stdin, flush=True) # `answer` finds out why
+
+    def answer(self):
+        "Wait for the answer; None if there's none."
+        if self.failed: return None
+        if line := self.process.stdout.readline(): return json.loads(line)
+        self.process.wait()
+        self.errors.seek(0)
+        self.failed = (self.errors.read().strip().splitlines() or ['ended without a word'])[-1]
 
     def close(self):
-        self.process.stdin.close()
+        with suppress(BrokenPipeError): self.process.stdin.close()
         self.process.wait()
 
-    def result(self):
-        "List each turn's overhead in microseconds a step, ratio and seconds."
-        if self.failed: return dict(failed=self.failed)
-        steps = self.facts['steps']
-        return dict(self.facts, against=contenders.against.get(self.name, 'hand'),
-                    overhead_us=[(t['seconds']-t['baseline'])/steps*1e6 for t in self.turns],
-                    ratio=[t['seconds']/t['baseline'] for t in self.turns],
-                    seconds=[t['seconds'] for t in self.turns], baseline_seconds=[t['baseline'] for t in self.turns])
+def start(workers, workload, n):
+    "Let each train for the first time, two at once: these times aren't kept."
+    for i in range(0, len(workers), 2):
+        for w in workers[i:i+2]: w.ask('workload', workload, n)
+        for w in workers[i:i+2]: w.facts,w.turns = w.answer(),[]
 
-def race(workload, names, rounds, n):
+def race(workers, workload, rounds, n):
     "Time all contenders on one workload."
-    workers = [Worker(name, workload, n) for name in names]
+    start(workers, workload, n)
     for i in range(rounds):
         for w in workers:
-            if not w.failed: w.turn(contender_first=i%2==0)
-    for w in workers: w.close()
-    return {w.name: w.result() for w in workers}
+            w.ask('contender' if i%2==0 else 'baseline', 'first')
+            w.turns.append(w.answer())
+    return {w.name: result(w) for w in workers}
 
-def memory(name, workload, n, repeats):
-    "Measure peak memory in MiB of a process that trains one epoch, and what training added, `repeats` times."
-    cmd = [sys.executable, here/'worker.py', 'memory', name, workload, str(n)]
-    found = [json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)]
-    return {key: [r[key] for r in found] for key in found[0]}
+def result(w):
+    "List each turn's overhead in microseconds a step, ratio and seconds."
+    if w.failed: return dict(failed=w.failed)
+    steps = w.facts['steps']
+    return dict(w.facts, against=contenders.against.get(w.name, 'hand'),
+                overhead_us=[(t['seconds']-t['baseline'])/steps*1e6 for t in w.turns],
+                ratio=[t['seconds']/t['baseline'] for t in w.turns],
+                seconds=[t['seconds'] for t in w.turns], baseline_seconds=[t['baseline'] for t in w.turns])
+
+def memory(names, workload, n, repeats):
+    "Measure peak memory in MiB of a process that trains one epoch, and what training added, `repeats` times for each."
+    def measure(name):
+        cmd = [sys.executable, here/'worker.py', 'memory', name, workload, str(n)]
+        return json.loads(subprocess.run(cmd, capture_output=True, text=True, check=True).stdout)
+    with ThreadPoolExecutor(2) as pool: found = list(pool.map(measure, names*repeats))
+    return {name: {key: [r[key] for r in found[i::len(names)]] for key in found[0]} for i,name in enumerate(names)}
 
 def show(workload, results):
     print(f'\n{workload}: overhead in us a step, median (from - to) and best; ratio, median; '
@@ -87,23 +108,29 @@ def show(workload, results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--workloads', nargs='+', default=loops.names)
-    everyone = [*contenders.ours, *(p+s for p in contenders.peers for s in ('', '_stats'))]
+    everyone = [*contenders.ours, *(p+s for p in contenders.peers for s in ('', '_stats', '_fast'))]
     parser.add_argument('--contenders', nargs='+', default=everyone)
-    parser.add_argument('--rounds', type=int, default=9)
-    parser.add_argument('--images', type=int, default=50_000)
+    parser.add_argument('--rounds', type=int, default=11)
+    parser.add_argument('--images', type=int, help='of each epoch; without it, a number for each workload')
     parser.add_argument('--out', type=Path, default=here/'results'/'cpu.json')
     args = parser.parse_args()
 
-    out = dict(machine=machine(), rounds=args.rounds, images=args.images, workloads={}, memory={})
-    for workload in args.workloads:
-        out['workloads'][workload] = race(workload, args.contenders, args.rounds, args.images)
+    began = time.perf_counter()
+    out = dict(machine=machine(), rounds=args.rounds, workloads={}, memory={})
+    out['images'] = {workload: args.images or images[workload] for workload in args.workloads}
+    workers = [Worker(name) for name in args.contenders]
+    for workload,n in out['images'].items():
+        out['workloads'][workload] = race(workers, workload, args.rounds, n)
         show(workload, out['workloads'][workload])
-    for name in [n for n in args.contenders if n in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats')]:
-        out['memory'][name] = memory(name, args.workloads[0], args.images, min(5, args.rounds))
+    for w in workers: w.close()
+
+    names = [n for n in args.contenders if n in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats')]
+    if names: out['memory'] = memory(names, args.workloads[0], args.images or 50_000, min(5, args.rounds))
     for name,r in out['memory'].items():
         peak,added = median(r['peak_mib']),median(r['added_mib'])
         print(f'{name:14} peak memory {peak:.1f} MiB, of which training added {added:.1f}')
+    out['minutes'] = (time.perf_counter()-began)/60
     args.out.write_text(json.dumps(out, indent=1)+'\n')
-    print(f'written: {args.out}')
+    print(f"written: {args.out}, after {out['minutes']:.1f} minutes")
 
 if __name__=='__main__': main()

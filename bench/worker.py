@@ -1,4 +1,8 @@
-"One contender in a process of its own. Reads a line for each turn, trains, and answers with a line of JSON."
+"""One contender in a process of its own. It reads lines, and answers each with a line of JSON:
+
+    workload mlp16-bs64 12800    train for the first time; answers how many steps that were, and how right they were
+    contender first              train twice, the contender and the loop by hand; answers their seconds
+    baseline first               the same, the other way round"""
 import gc, json, os, sys, warnings
 
 answers = os.fdopen(os.dup(1), 'w')
@@ -19,20 +23,28 @@ def turn(name, work):
     seconds = getattr(contenders, name)(work, model).seconds
     return seconds,weights(model)
 
-def main(name, workload, n):
-    work = loops.get_work(workload, n)
-    baseline = contenders.against.get(name, 'hand')
-    steps = len(work.batches())
-    _,found = turn(name, work) # also warms up
+def prepare(name, work):
+    "Warm up; return the number of steps, and how far the weights are from those of the loop by hand."
+    _,found = turn(name, work)
     _,expected = turn(contenders.same_as.get(name, 'hand'), work)
-    turn(baseline, work)
-    print(json.dumps(dict(steps=steps, weights_differ=float((found-expected).abs().max()))), file=answers, flush=True)
+    turn(contenders.against.get(name, 'hand'), work)
+    return dict(steps=len(work.batches()), weights_differ=float((found-expected).abs().max()))
+
+def take_turns(name, work, contender_first):
+    baseline = contenders.against.get(name, 'hand')
+    order = [name, baseline] if contender_first else [baseline, name]
+    seconds = [turn(which, work)[0] for which in order]
+    own,base = seconds if contender_first else reversed(seconds)
+    return dict(seconds=own, baseline=base)
+
+def serve(name):
     for line in sys.stdin:
-        contender_first = line.strip()=='contender first'
-        order = [name, baseline] if contender_first else [baseline, name]
-        seconds = [turn(which, work)[0] for which in order]
-        own,base = seconds if contender_first else reversed(seconds)
-        print(json.dumps(dict(seconds=own, baseline=base)), file=answers, flush=True)
+        first,*words = line.split()
+        if first=='workload':
+            work = loops.get_work(words[0], int(words[1]))
+            answer = prepare(name, work)
+        else: answer = take_turns(name, work, first=='contender')
+        print(json.dumps(answer), file=answers, flush=True)
 
 def status(key):
     "A line of /proc/self/status, in MiB."
@@ -49,5 +61,6 @@ def memory(name, workload, n):
     print(json.dumps(dict(peak_mib=peak, added_mib=peak-before)), file=answers, flush=True)
 
 if __name__=='__main__':
-    what,name,workload,n = sys.argv[1:]
-    (main if what=='time' else memory)(name, workload, int(n))
+    what,name,*more = sys.argv[1:]
+    if what=='time': serve(name)
+    else: memory(name, more[0], int(more[1]))

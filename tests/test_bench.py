@@ -28,16 +28,47 @@ def test_contenders_train_alike(bench, monkeypatch):
         assert (weights(name)-weights(contenders.same_as.get(name, 'hand'))).abs().max()<1e-6, name
     assert contenders.against['lesson9_full']=='hand_momentum'
 
+@pytest.mark.parametrize('peer', ['fastai', 'lightning', 'ignite', 'skorch', 'accelerate'])
+def test_libraries_train_alike(bench, peer):
+    "Bare, with statistics, and with their fastest settings."
+    pytest.importorskip(peer, reason=f'{peer} is not installed here: `make bench` has an environment for it')
+    import contenders, loops
+    assert peer in contenders.peers
+    work = loops.get_work('mlp16-bs64', IMAGES)
+    def weights(name):
+        model = work.model()
+        batches = getattr(contenders, name)(work, model)
+        assert batches.seconds>0, name
+        return [p.detach() for p in model.parameters()]
+    for kind in '', '_stats', '_fast':
+        for found,expected in zip(weights(peer+kind), weights('hand')): assert (found-expected).abs().max()<1e-6, kind
+
+def test_compiled_steps_train_alike(bench, monkeypatch, tmp_path, capsys):
+    "All forms of the step, and those with a Runner; without a compiler and without new processes, which take minutes."
+    import compiled, torch
+    monkeypatch.setattr(torch, 'compile', lambda f=None, **kwargs: f or (lambda f: f))
+    monkeypatch.setattr(compiled, 'in_new_process', lambda *args: compiled.measure(*args[:-1]))
+    out = tmp_path/'compiled.json'
+    bench('compiled', '--workloads', 'mlp16-bs64', '--images', IMAGES, '--rounds', 2, '--out', out)
+    found = json.loads(out.read_text())['workloads']['mlp16-bs64']
+    assert list(found)==['apart', 'together', 'whole']
+    for form,r in found.items():
+        assert r['weights_differ']<1e-6 and r['steps']==10 and r['compile']>0 and r['from_cache']>0, form
+        assert set(r['seconds'])=={'hand', 'compiled', 'runner'}-({'runner'} if form=='together' else set())
+        assert all(len(times)==2 for times in r['seconds'].values()), form
+    assert 'times as long as by hand' in capsys.readouterr().out
+
 def test_contenders_take_turns(bench, tmp_path, capsys):
     "Each in a process of its own; one that cannot be run is reported, not dropped."
     out = tmp_path/'cpu.json'
-    workload = ['--workloads', 'mlp16-bs64', '--images', IMAGES, '--rounds', 1]
+    workload = ['--workloads', 'mlp16-bs64', 'mlp16-bs512', '--images', IMAGES, '--rounds', 1]
     bench('run', *workload, '--contenders', 'lesson9_stats', 'no_such_library', '--out', out)
     found = json.loads(out.read_text())
-    results = found['workloads']['mlp16-bs64']
-    ours = results['lesson9_stats']
-    assert ours['weights_differ']<1e-6 and len(ours['overhead_us'])==1 and ours['steps']==10, ours
-    assert 'no_such_library' in results['no_such_library']['failed']
+    for workload,steps in ('mlp16-bs64', 10), ('mlp16-bs512', 2):
+        results = found['workloads'][workload]
+        ours = results['lesson9_stats']
+        assert ours['weights_differ']<1e-6 and len(ours['overhead_us'])==1 and ours['steps']==steps, ours
+        assert 'no_such_library' in results['no_such_library']['failed']
     assert 'could not be run' in capsys.readouterr().out
     assert found['machine']['versions']['torch'] and min(found['memory']['lesson9_stats']['peak_mib'])>100
 
