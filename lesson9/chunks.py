@@ -22,7 +22,7 @@ def is_pure(
 # %% ../nbs/04d_chunks.ipynb #04d00012
 class BatchBuffer:
     "Losses, predictions and targets of batches of one form: a block of memory for each, with a row for each batch."
-    batches,nbytes = 128,2**19 # how many batches there can be, and how many bytes
+    batches,nbytes = 256,2**20 # how many batches there can be, and how many bytes
     def __init__(self,
         metrics, # a list of `metric(pred, yb)`; unless all are pure, no batch is taken
     ):
@@ -40,13 +40,13 @@ class BatchBuffer:
         form = _form(tensors)
         room = self.active and all(form) and not any(t.layout!=torch.strided or _autocast(t.device) for t in tensors)
         room = room and self._size(tensors)>=16
-        if not room: self.load()
-        elif form!=self.form: self.load(n, [t.new_empty((0, *t.shape)) for t in tensors])
+        if not room: return self.load()
+        if form!=self.form: self.load(n, [t.new_empty((0, *t.shape)) for t in tensors])
         self.n,self.filled = n,0 # of the same form: the rows are used again
 
     def add(self, n, tensors):
         "Copy the tensors of a batch. False if it's of another form, or no row is left."
-        if not (self.active and n==self.n and self.form) or _form(tensors)!=self.form: return False
+        if n!=self.n or _form(tensors)!=self.form: return False
         if not self.rows: self._allocate(tensors)
         if self.filled==len(self.rows): return False
         torch._foreach_copy_(self.rows[self.filled], [t.detach() for t in tensors]) # one call for all
@@ -62,6 +62,7 @@ class BatchBuffer:
         return [s.to(v.device).add(v.sum(dtype=s.dtype), alpha=self.n) for s,v in zip(sums, values, strict=True)]
 
     def joined(self): return [block[:self.filled] for block in self.blocks] # of each tensor, the rows that are filled
+    def copied(self): return [rows.clone() for rows in self.joined()]
     def _size(self, tensors): return min(self.batches, self.nbytes//max(sum(t.nbytes for t in tensors), 1))
 
     def _allocate(self, tensors): # where they are; what was loaded may be on the CPU
@@ -69,7 +70,7 @@ class BatchBuffer:
         for block,old in zip(self.blocks, loaded): block[:self.filled] = old
         self.rows = [*zip(*map(Tensor.unbind, self.blocks))]
 
-    def __getstate__(self): return vars(self) | {'blocks': self.joined(), 'rows': []} # each row would be a whole block
+    def __getstate__(self): return vars(self) | {'blocks': self.copied(), 'rows': []} # not views: pickle writes all
 
 def _form(tensors): return [type(t) is Tensor and (t.shape, t.dtype) for t in tensors]
 
@@ -87,13 +88,14 @@ class AvgStats:
 
     def state(self) -> tuple: # count and sums; if batches may wait in the buffer, also the sums without them, and them
         "Collect what `load` goes on from, bit for bit."
-        waiting = (self.added, self.buffer.n, self.buffer.joined()) if self.buffer.form else ()
+        waiting = (self.added, self.buffer.n, self.buffer.copied()) if self.buffer.form else ()
         return self.count,self.sums,*waiting
 
     def load(self, count, sums, added=None, n=0, blocks=()):
         "Go on from what `state` gave. Sums are copied: they change in place."
         self.count,self.sums = count,[s.clone() for s in added or sums or ()] or None
         self.buffer.load(n, blocks)
+        if not self.buffer.active: self.sums = self.sums # nothing waits here
 
     @property
     def sums(self):
