@@ -30,6 +30,7 @@ from .learner import *
 from .errors import *
 from .callbacks import *
 from .nested import *
+from .chunks import *
 from .averages import *
 from .predict import *
 from .anneal import *

@@ -73,6 +73,7 @@ def batch_size(
     x, # a tensor of shape (n, ...), or any nesting of containers
 ) -> int: # n
     "Count samples: what an attribute `batch_size` says, or the length of the first array. Else ValueError."
+    if type(x) is Tensor and x.ndim: return len(x) # the usual case, without a walk
     for part in walk(x):
         if isinstance(part, PackedSequence): return int(part.batch_sizes[0]) # on the CPU: nothing waits
         if isinstance(part, (Tensor, np.ndarray)) and part.ndim: return len(part)

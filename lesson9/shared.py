@@ -156,7 +156,7 @@ class SharedFolder:
         for name,kept in states.items():
             cb,parts = getattr(self.run, name, None),[kept, *(other.get(name, kept) for other in others)]
             if isinstance(cb, AvgStatsCallback):
-                sums = zip(*(part['sums'] for part in parts))
+                sums = zip(*([saved[:2] for saved in part['sums']] for part in parts))
                 kept['sums'] = [(0, None) if self.rank else add_sums(column) for column in sums]
             elif isinstance(cb, Metrics): kept['counts'] = {} if self.rank else self.joined(name, cb, parts)
             elif any(name in other for other in others) and not hasattr(cb, 'ranks'): # `Distributed` begins anew
