@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value
 import loops
 from lesson9.callbacks import Callback, DataBunch, Learner, Runner
 from lesson9.gpu import Compile, _missing_compiler
-from run import images, machine
+from run import machine, plan
 
 # Each form makes a function that trains on a batch.
 def by_hand(model, opt):
@@ -148,7 +148,7 @@ def main():
         out['workloads'][workload] = {}
         for form in args.forms:
             with tempfile.TemporaryDirectory() as cache:
-                n = args.images or images[workload]
+                n = args.images or plan.get(workload, (12_800, 0))[0]
                 empty = in_new_process(form, workload, n, 0, cache)
                 found = in_new_process(form, workload, n, args.rounds, cache)
             out['workloads'][workload][form] = dict(found, compile=empty['compile'], from_cache=found['compile'])

@@ -49,8 +49,6 @@ def convnet():
     return nn.Sequential(nn.Unflatten(1, (1,28,28)), layer(1,8,5), layer(8,16), layer(16,32), layer(32,32),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32,10))
 
-names = ['mlp16-bs64', 'mlp16-bs512', 'mlp784-bs64', 'mlp784-bs512', 'convnet-bs512']
-
 def get_work(name, n=50_000):
     "The workload called `name`, with the first `n` images: mlp<pixels>-bs<batch size> or convnet-bs<batch size>."
     kind,bs = name.split('-bs')

@@ -1,11 +1,11 @@
 """Overhead of training loops on a CPU: every contender against the loop written by hand, over and over, taking turns.
 
-    python bench/run.py                       all workloads, 11 rounds; writes bench/results/cpu.json
+    python bench/run.py                       all workloads; writes bench/results/cpu.json
     python bench/run.py --workloads mlp16-bs64 --contenders lesson9 ignite --rounds 3 --out /tmp/try.json
 
 A contender has a process of its own. In each turn it's timed back to back with the loop written by hand, in the same
-process; which of the two goes first alternates. An epoch is short, so that there's time for many turns: the spread is
-that over the turns. A contender that can't be run is reported with its reason."""
+process: one of them, the other twice, the first again; which one begins alternates. An epoch is short, so that there's
+time for many turns: the spread is that over the turns. A contender that can't be run is reported with its reason."""
 import argparse, json, os, platform, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,13 +18,13 @@ here = Path(__file__).parent
 sys.path.insert(0, str(here))
 os.environ |= {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(here.parent)}
 
-import contenders, loops
+import contenders
 
 packages = 'torch numpy fastcore tqdm fastai lightning pytorch-ignite skorch accelerate'.split()
 
-# Images of each epoch: 200 steps of 64, 50 of 512, and 10 of the network whose steps take long
-images = {'mlp16-bs64': 12_800, 'mlp16-bs512': 25_600, 'mlp784-bs64': 12_800, 'mlp784-bs512': 25_600,
-          'convnet-bs512': 5120}
+# Images of each epoch: 200 steps of 64, 50 of 512, and 10 of the network whose steps take long. Then the rounds: most
+# for the step that's shortest, of which the loop is the largest part.
+plan = {'mlp16-bs64': (12_800, 15), 'mlp784-bs512': (25_600, 7), 'convnet-bs512': (5120, 5)}
 
 def machine():
     "Describe the machine and the versions that the figures depend on."
@@ -107,25 +107,27 @@ def show(workload, results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--workloads', nargs='+', default=loops.names)
+    parser.add_argument('--workloads', nargs='+', default=[*plan])
     everyone = [*contenders.ours, *(p+s for p in contenders.peers for s in ('', '_stats', '_fast'))]
     parser.add_argument('--contenders', nargs='+', default=everyone)
-    parser.add_argument('--rounds', type=int, default=11)
+    parser.add_argument('--rounds', type=int, help='without it, a number for each workload')
     parser.add_argument('--images', type=int, help='of each epoch; without it, a number for each workload')
     parser.add_argument('--out', type=Path, default=here/'results'/'cpu.json')
     args = parser.parse_args()
 
     began = time.perf_counter()
-    out = dict(machine=machine(), rounds=args.rounds, workloads={}, memory={})
-    out['images'] = {workload: args.images or images[workload] for workload in args.workloads}
+    plans = {workload: plan.get(workload, (12_800, 9)) for workload in args.workloads}
+    plans = {workload: (args.images or n, args.rounds or rounds) for workload,(n,rounds) in plans.items()}
+    out = dict(machine=machine(), workloads={}, memory={})
+    out['images'],out['rounds'] = ({workload: p[i] for workload,p in plans.items()} for i in (0, 1))
     workers = [Worker(name) for name in args.contenders]
-    for workload,n in out['images'].items():
-        out['workloads'][workload] = race(workers, workload, args.rounds, n)
+    for workload,(n,rounds) in plans.items():
+        out['workloads'][workload] = race(workers, workload, rounds, n)
         show(workload, out['workloads'][workload])
     for w in workers: w.close()
 
     names = [n for n in args.contenders if n in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats')]
-    if names: out['memory'] = memory(names, args.workloads[0], args.images or 50_000, min(5, args.rounds))
+    if names: out['memory'] = memory(names, args.workloads[0], args.images or 50_000, min(5, args.rounds or 5))
     for name,r in out['memory'].items():
         peak,added = median(r['peak_mib']),median(r['added_mib'])
         print(f'{name:14} peak memory {peak:.1f} MiB, of which training added {added:.1f}')
