@@ -90,8 +90,6 @@ class AvgStatsCallback(HistoryCallback):
     def begin_fit(self):
         super().begin_fit()
         self._begin()
-        if any('capturing' in dir(cb) for cb in self.run.cbs): # a graph holds operations, not what Python puts off
-            self.train_stats.buffer.active = self.valid_stats.buffer.active = False
 
     def state_dict(self):
         return super().state_dict() | {'sums': [stats.state() for stats in (self.train_stats, self.valid_stats)]}

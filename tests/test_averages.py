@@ -212,3 +212,40 @@ def test_copies():
 def test_nothing_waits_for_the_device():
     with SyncCounter() as counter: stats = history(dl=lambda: loader(10))[1]
     assert len(counter.calls)==12 and stats.most # three averages of each pass, as each epoch ends
+
+def one_epoch(cbs, bs):
+    torch.manual_seed(0)
+    model = nn.Linear(16, 10)
+    learn = Learner(model, optim.SGD(model.parameters(), lr=0.1), F.cross_entropy, DataBunch(loader(bs), None))
+    Runner(cbs).fit(1, learn)
+
+@pytest.mark.parametrize('pure', [True, False])
+def test_a_batch_that_a_metric_cancels_adds_nothing_twice(pure):
+    def full_batches(pred, yb):
+        if len(yb)<30: raise CancelBatchException()
+        return (pred.argmax(1)==yb).float().mean()
+    full_batches.pure = pure
+    losses,measured = Losses(),AvgStatsCallback(full_batches, log=None)
+    one_epoch([losses, measured], 30)
+    assert measured.history[-1]['train_loss']==pytest.approx(sum(losses.full)/len(losses.full), abs=1e-5)
+
+class Losses(Callback):
+    "Notes the losses of full batches."
+    order = -1
+    def __init__(self): self.full = []
+    def after_loss(self):
+        if len(self.xb)==30: self.full.append(self.loss.item())
+
+class Own(Callback):
+    "Averages of a callback that isn't an AvgStatsCallback, as CudaGraph asks for them."
+    order = 1
+    def begin_epoch(self): self.stats = AvgStats([accuracy])
+    def after_loss(self): self.stats.accumulate(self.run)
+    def after_replay(self): self.stats.count += batch_size(self.run.xb)
+    def after_epoch(self): self.found = self.stats.averages
+
+def test_averages_of_any_callback_are_captured():
+    plain,graph = Own(),Own()
+    one_epoch([plain], 50)
+    one_epoch([graph, CudaGraph(capture=GraphCapture)], 50)
+    assert graph.found==pytest.approx(plain.found, abs=1e-6)

@@ -37,7 +37,7 @@ def words(text):
 
 def part(stem):
     "The part of the course that a notebook belongs to."
-    if '00'<=number(stem)<='05' and not re.fullmatch('01|03c|04[a-z]', number(stem)): return 'lesson'
+    if '00'<=number(stem)<='05' and not re.fullmatch('01|03c|04[a-z]+', number(stem)): return 'lesson'
     return 'proof' if '30'<=number(stem)<='99' else 'workshop'
 
 def code_lines(cell):
