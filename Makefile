@@ -10,7 +10,7 @@ SOURCES   := $(NOTEBOOKS) $(wildcard nbs/*.css nbs/*.js nbs/*.svg tools/*.py) _q
 SITE      := _docs/.built
 
 .PHONY: help site test test-site test-all soak fuzz fuzz-files lint measure mutants lab lessons serve readme bench bench-checkpoint \
-        bench-scaling bench-gpu release release-check clean
+        bench-scaling bench-language bench-gpu release release-check clean
 help:
 	@echo 'make site     set up .venv if needed (two minutes), export the library, build the site into _docs/ (one)'
 	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench    time the Runner against other training loops on this processor (15 minutes)'
 	@echo 'make bench-checkpoint  time what saving checkpoints costs on this disk (a few minutes)'
 	@echo 'make bench-scaling  time steps with 1, 2 and 4 processes on this processor (seven minutes)'
+	@echo 'make bench-language  train the GPT of the page about language in many sizes (about an hour)'
 	@echo 'make bench-gpu  run the cells that need a GPU and time the Runner there (eight minutes; needs one)'
 	@echo 'make release-check  build what PyPI would get, and try it in an empty environment (two minutes)'
 	@echo 'make release VERSION=0.2.0  say what a release would change; with TAG=1, change, commit and tag it'
@@ -157,6 +158,12 @@ bench-checkpoint: $(READY)
 bench-scaling: $(READY)
 	$(BIN)/python bench/scaling.py $(SCALING)
 	$(BIN)/python tools/lessons.py $(wildcard nbs/*_scaling.ipynb)
+	$(BIN)/nbdev_clean
+
+# The notebook that shows the figures is run last: it trains for some minutes, too.
+bench-language: $(READY)
+	$(BIN)/python bench/language.py $(LANGUAGE)
+	$(BIN)/python tools/lessons.py $(wildcard nbs/*_language.ipynb)
 	$(BIN)/nbdev_clean
 
 # All that needs a GPU, then the notebook that shows the times. Without nbdev: bash bench/on_gpu.sh OUT

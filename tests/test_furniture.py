@@ -147,7 +147,8 @@ def test_what_colab_needs_is_found_in_the_cells():
     assert colab.first_lines(NOTEBOOKS['18_metrics'], SETTINGS)[0].endswith('@main torcheval torchmetrics')
     assert colab.first_lines(NOTEBOOKS['31_speed'], SETTINGS)[0].endswith('@main nbdev')
     reads = [stem for stem,nb in NOTEBOOKS.items() if colab.reads_files(nb)]
-    assert reads == ['24b_checkpoint', '24h_distributed', '24i_scaling', '31_speed', '34_glossary', '35_reference']
+    assert reads == ['24b_checkpoint', '24h_distributed', '24i_scaling', '30a_language', '31_speed', '34_glossary',
+                     '35_reference']
 
 @pytest.mark.skipif(Path('/content').exists(), reason='there is a folder /content: the lines for Colab would install')
 def test_the_lines_for_colab_do_nothing_here():

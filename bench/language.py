@@ -1,0 +1,195 @@
+"""How well the GPT of the page about language predicts, by size and by text, and what its training loop costs.
+
+    python bench/language.py                     all parts; writes bench/results/language.json (about an hour)
+    python bench/language.py --parts speed       one part; the others stay as they are in the file
+    python bench/language.py --tiny --out /tmp/try.json      a minute, to try it
+
+ngrams      counted, of 1 to 10 characters, with Kneser-Ney smoothing
+runs        the page's model, trained from five seeds
+parameters  narrower models on the whole text, from two seeds each
+data        a model of half the width on a half, a quarter ... of the text, from two seeds each
+speed       characters a second: the Runner, the same loop by hand, and a loop like that of minGPT's trainer, in turns
+
+The parts that train do so with two models at a time, with a thread each. The last part runs alone."""
+import argparse, contextlib, io, json, math, multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here))
+os.environ |= {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(here.parent)}
+
+import torch
+from torch import nn, optim
+from torch.utils import data as torch_data
+
+from lesson9.averages import AvgStatsCallback
+from lesson9.callbacks import DataBunch, Learner
+from lesson9.epochs import StepsLoader
+from lesson9.language import (GPT, Characters, bits_per_char, count_ngrams, decay_groups, get_prose, ngram_bits,
+                              sequence_loss, windows)
+from lesson9.minibatch import DataLoader
+from lesson9.recipe import fit_one_cycle, one_cycle_runner
+from lesson9.steps import GradientClip
+from run import machine
+
+def train(settings, n_text, seed):
+    "Train a model on the first `n_text` characters. Return its sizes, and the bits after each epoch."
+    torch.set_num_threads(1)
+    learn = make_learner(settings, n_text, seed)
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        clip = GradientClip(norm=1.)
+        run = fit_one_cycle(settings['epochs'], learn, settings['lr'], valid_metrics=bits_per_char, cbs=clip)
+    history = run.progress.history
+    blocks = sum(p.numel() for p in learn.model.blocks.parameters())
+    return dict(settings=settings, seed=seed, characters=n_text, seconds=time.perf_counter()-start,
+                parameters=sum(p.numel() for p in learn.model.parameters()), block_parameters=blocks,
+                train_bits=[row['train_loss']/math.log(2) for row in history],
+                valid_bits=[row['valid_bits_per_char'] for row in history])
+
+def ngrams():
+    "Bits per character of n-grams of several lengths."
+    train_text,valid_text = get_prose(here.parent/'nbs')
+    n_chars = len(set(train_text+valid_text))
+    found = {n: ngram_bits(count_ngrams(train_text, n), valid_text, n_chars) for n in range(1, 11)}
+    return dict(machine=machine(), characters=len(train_text), found=found)
+
+def texts():
+    "The page's text as numbers, to train on and to validate on; and how many characters there are."
+    train_text,valid_text = get_prose(here.parent/'nbs')
+    characters = Characters(train_text+valid_text)
+    return characters.encode(train_text),characters.encode(valid_text),len(characters)
+
+def make_learner(settings, n_text, seed):
+    length,bs = settings['length'],settings['bs']
+    train_chars,valid_chars,n_chars = texts()
+    train_dl = DataLoader(windows(train_chars[:n_text], length), bs, shuffle=True)
+    valid_dl = DataLoader(windows(valid_chars, length, length//2), 64)
+    torch.manual_seed(seed)
+    model = GPT(n_chars, *(settings[name] for name in ('width', 'n_layers', 'n_heads', 'dropout')))
+    opt = optim.AdamW(decay_groups(model, 0.1), lr=settings['lr'], betas=(0.9, 0.99), fused=True)
+    return Learner(model, opt, sequence_loss, DataBunch(StepsLoader(train_dl, settings['steps']), valid_dl))
+
+class Spaced(torch_data.Dataset):
+    "The windows of a text, one at a time."
+    def __init__(self, text, length): self.text,self.length = text,length
+    def __len__(self): return len(self.text)-self.length
+    def __getitem__(self, i):
+        window = self.text[i:i+self.length+1]
+        return window[:-1],window[1:]
+
+def by_hand(learn, settings):
+    "Train one epoch by the same loop written out. Return seconds."
+    model,opt = learn.model,learn.opt
+    sched = optim.lr_scheduler.OneCycleLR(opt, settings['lr'], total_steps=settings['steps']+1, pct_start=0.25)
+    total,n = torch.zeros(()),0
+    model.train()
+    start = time.perf_counter()
+    for xb,yb in learn.data.train_dl:
+        loss = sequence_loss(model(xb), yb)
+        total += loss.detach()*len(xb)
+        n += len(xb)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        opt.step()
+        opt.zero_grad()
+        sched.step()
+    float(total/n)
+    return time.perf_counter()-start
+
+def as_mingpt(learn, settings):
+    """Train as many steps by a loop such as https://github.com/karpathy/minGPT has in its trainer: a PyTorch loader
+    that draws single windows with replacement, a constant learning rate, and clipped gradients."""
+    model,opt = learn.model,learn.opt
+    ds = Spaced(texts()[0], settings['length'])
+    sampler = torch_data.RandomSampler(ds, replacement=True, num_samples=settings['bs']*settings['steps'])
+    dl = torch_data.DataLoader(ds, settings['bs'], sampler=sampler)
+    model.train()
+    start = time.perf_counter()
+    for xb,yb in dl:
+        loss = sequence_loss(model(xb), yb)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        opt.step()
+    return time.perf_counter()-start
+
+def with_runner(learn, settings):
+    "Train one epoch by the Runner, as the page does but for the progress bar and validation. Return seconds."
+    learn.data.valid_dl = None
+    run = one_cycle_runner(learn, settings['lr'], cbs=[GradientClip(norm=1.), AvgStatsCallback(log=None)])
+    start = time.perf_counter()
+    run.fit(1, learn)
+    return time.perf_counter()-start
+
+def speed(settings, rounds):
+    "Train in turns, an epoch each. Return the seconds of each epoch, by loop."
+    torch.set_num_threads(1)
+    loops = {'Runner': with_runner, 'by hand': by_hand, 'as minGPT': as_mingpt}
+    learners = {name: make_learner(settings, None, 0) for name in loops}
+    found = {name: [] for name in loops}
+    for i in range(rounds+1): # the first isn't counted
+        for name in [*loops][::-1 if i%2 else 1]:
+            seconds = loops[name](learners[name], settings)
+            if i: found[name].append(seconds)
+    return found
+
+page = dict(length=128, width=128, n_layers=4, n_heads=4, dropout=0.1, bs=8, lr=3e-3, steps=250, epochs=10)
+tiny = page | dict(length=32, width=32, n_layers=2, n_heads=2, steps=5, epochs=2)
+
+def narrower(settings, factor):
+    "A narrower model, trained with a larger learning rate."
+    return settings | dict(width=settings['width']//factor, lr=settings['lr']*factor**0.5)
+
+def jobs(part, settings, n_text, seeds, sizes):
+    "The trainings of a part: settings, characters of text, and seed of each. The largest sizes are in the part before."
+    factors = [2**k for k in range(1, sizes)]
+    if part=='runs':       return [(settings, n_text, seed) for seed in range(sizes)]
+    if part=='parameters': return [(narrower(settings, k), n_text, seed) for k in factors for seed in range(seeds)]
+    return [(narrower(settings, 2), n_text//k, seed) for k in factors for seed in range(seeds)]
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--parts', nargs='+', default=['ngrams', 'runs', 'parameters', 'data', 'speed'])
+    parser.add_argument('--seeds', type=int, default=2, help='trainings for each size')
+    parser.add_argument('--rounds', type=int, default=9, help='rounds of the part about speed')
+    parser.add_argument('--tiny', action='store_true', help='a tiny model and little text')
+    parser.add_argument('--out', type=Path, default=here/'results'/'language.json')
+    args = parser.parse_args()
+
+    settings,n_text = (tiny, 6400) if args.tiny else (page, len(texts()[0]))
+    sizes = 2 if args.tiny else 5 # as many seeds as sizes
+    out = json.loads(args.out.read_text()) if args.out.exists() else {}
+    with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool:
+        trained = [part for part in args.parts if part in ('runs', 'parameters', 'data')]
+        waiting = {part: pool.map(train, *zip(*jobs(part, settings, n_text, args.seeds, sizes))) for part in trained}
+        if 'ngrams' in args.parts:
+            out['ngrams'] = ngrams()
+            print('n-grams:', ', '.join(f'{bits:.3f}' for bits in out['ngrams']['found'].values()), 'bits')
+        for part,results in waiting.items():
+            out[part] = dict(machine=machine(), settings=settings, found=[])
+            for found in results: # a long run that is stopped keeps what it has
+                out[part]['found'].append(found)
+                args.out.write_text(json.dumps(out, indent=1)+'\n')
+                show(part, found)
+
+    if 'speed' in args.parts:
+        settings = settings | dict(steps=min(settings['steps'], 50))
+        out['speed'] = dict(machine=machine(), settings=settings, found=speed(settings, args.rounds))
+        args.out.write_text(json.dumps(out, indent=1)+'\n')
+        show('speed', out['speed']['found'])
+
+def show(part, found):
+    if part!='speed':
+        print(f"{part}: width {found['settings']['width']:3}, {found['parameters']:7,} parameters, "
+              f"{found['characters']:7,} characters, seed {found['seed']}: {found['valid_bits'][-1]:.3f} bits, "
+              f"best {min(found['valid_bits']):.3f}; {found['seconds']:.0f} s", flush=True)
+        return
+    for name,seconds in found.items():
+        ratios = [s/hand for s,hand in zip(seconds, found['by hand'])]
+        print(f'{name:8} {median(seconds):.2f} s an epoch, {median(ratios):.3f} times the loop by hand '
+              f'({min(ratios):.3f} to {max(ratios):.3f})')
+
+if __name__=='__main__': main()
