@@ -88,7 +88,7 @@ class AvgStats:
         self.metrics,self.buffer = metrics,BatchBuffer(metrics)
         self.load(0, None)
 
-    def state(self) -> tuple: # count and sums; if batches may wait in the buffer, also the sums without them, and them
+    def state(self) -> tuple: # count and sums; if batches may wait, also the sums without them, and those batches
         "Collect what `load` goes on from, bit for bit."
         waiting = (self.added, self.buffer.n, self.buffer.copied()) if self.buffer.form else ()
         return self.count,self.sums,*waiting
@@ -97,7 +97,7 @@ class AvgStats:
         "Go on from what `state` gave. Sums are copied: they change in place."
         self.count,self.sums = count,[s.clone() for s in added or sums or ()] or None
         self.buffer.load(n, blocks)
-        if not self.buffer.active: self.sums = self.sums # nothing waits here
+        if not self.buffer.active: self.sums = self.sums # adds the rows to the sums, and empties the buffer
 
     @property
     def sums(self):
