@@ -192,7 +192,9 @@ def test_every_page_has_a_copy_in_markdown(pages, copies):
             assert html.unescape(alt) in copy, (name, alt)
     assert 'class Runner' in copies['callbacks'] and 'class="cell' not in copies['callbacks']
 
-def prose_of(copy): return re.sub(r'^(`{3,}).*?^\1$', '', copy, flags=re.M|re.S)
+def prose_of(copy):
+    "A copy without its code and the outputs, which are indented."
+    return re.sub(r'(?<=\n\n)( {4}.*\n)+', '', re.sub(r'^(`{3,}).*?^\1$', '', copy, flags=re.M|re.S))
 
 def plain(copy): return re.sub(r'\[(.*?)\]\(.*?\)', r'\1', copy.replace('`', '').replace("'", '’'))
 
