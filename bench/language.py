@@ -72,7 +72,7 @@ def make_learner(settings, n_text, seed):
     opt = optim.AdamW(decay_groups(model, 0.1), lr=settings['lr'], betas=(0.9, 0.99), fused=True)
     return Learner(model, opt, sequence_loss, DataBunch(StepsLoader(train_dl, settings['steps']), valid_dl))
 
-class Spaced(torch_data.Dataset):
+class SingleWindows(torch_data.Dataset):
     "The windows of a text, one at a time."
     def __init__(self, text, length): self.text,self.length = text,length
     def __len__(self): return len(self.text)-self.length
@@ -103,7 +103,7 @@ def as_mingpt(learn, settings):
     """Train as many steps by a loop such as https://github.com/karpathy/minGPT has in its trainer: a PyTorch loader
     that draws single windows with replacement, a constant learning rate, and clipped gradients."""
     model,opt = learn.model,learn.opt
-    ds = Spaced(texts()[0], settings['length'])
+    ds = SingleWindows(texts()[0], settings['length'])
     sampler = torch_data.RandomSampler(ds, replacement=True, num_samples=settings['bs']*settings['steps'])
     dl = torch_data.DataLoader(ds, settings['bs'], sampler=sampler)
     model.train()
@@ -167,6 +167,7 @@ def main():
         waiting = {part: pool.map(train, *zip(*jobs(part, settings, n_text, args.seeds, sizes))) for part in trained}
         if 'ngrams' in args.parts:
             out['ngrams'] = ngrams()
+            args.out.write_text(json.dumps(out, indent=1)+'\n')
             print('n-grams:', ', '.join(f'{bits:.3f}' for bits in out['ngrams']['found'].values()), 'bits')
         for part,results in waiting.items():
             out[part] = dict(machine=machine(), settings=settings, found=[])

@@ -45,6 +45,14 @@ def test_no_output_is_an_error(stem):
     none([at(stem, cell) for cell in cells if any(output.output_type=='error' for output in cell.outputs)])
 
 @every_notebook
+def test_no_output_has_a_path_of_a_machine(stem):
+    "A warning names the temporary file that its cell was run from."
+    path = re.compile(r'/tmp/ipykernel\w*|/home/\w+|/root/')
+    for cell in code_cells(NOTEBOOKS[stem]):
+        texts = [output.get('text', output.get('data', {}).get('text/plain', '')) for output in cell.outputs]
+        none([f'{at(stem, cell)}: {found}' for found in path.findall('\n'.join(texts))])
+
+@every_notebook
 def test_exported_cells_leave_folding_to_nbdev(stem):
     "It gives them `code-fold` and `code-summary`. Quarto ends with an error where an option is given twice."
     cells = [cell for cell in code_cells(NOTEBOOKS[stem]) if says(cell, 'exports?')]
