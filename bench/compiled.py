@@ -1,6 +1,6 @@
 """What torch.compile saves on a CPU, and what compiling costs: parts of a step compiled, or all of it.
 
-    python bench/compiled.py [--rounds 11] [--out bench/results/compiled.json]
+    python bench/compiled.py [--rounds 21] [--out bench/results/compiled.json]
 
 Every form of the step takes turns with the loop by hand, in a process of its own. Before that, another process compiles
 it with an empty cache on disk (in a temporary folder), and this one compiles it again from what that one left there."""
@@ -127,9 +127,9 @@ def in_new_process(form, workload, n, rounds, cache):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--workloads', nargs='+', default=['mlp16-bs64', 'mlp784-bs64', 'mlp784-bs512'])
+    parser.add_argument('--workloads', nargs='+', default=['mlp16-bs64', 'mlp784-bs512'])
     parser.add_argument('--forms', nargs='+', default=list(forms))
-    parser.add_argument('--rounds', type=int, default=11)
+    parser.add_argument('--rounds', type=int, default=21)
     parser.add_argument('--images', type=int, help='of each epoch; without it, a number for each workload')
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'compiled.json')
     parser.add_argument('--measure', nargs=4, help=argparse.SUPPRESS) # what a new process does

@@ -2,8 +2,9 @@
 here three times: bare, with statistics, and with the fastest settings that its documentation names (`_fast`).
 
 It gets a fresh model, and returns the loader that it used. What it builds before the first batch, and what it does
-after the last, isn't timed: the stopwatch is in the loader. Imports are inside, so a process has only its own."""
-import math, os
+after the last, isn't timed: the stopwatch is in the loader. Only our own statistics, and those by hand, have to be read
+before it stops. Imports are inside, so a process has only its own."""
+import math, os, time
 
 import torch, torch.nn.functional as F
 
@@ -19,6 +20,7 @@ def hand(work, model):
 def hand_stats(work, model):
     batches = work.batches()
     by_hand_stats(work, model, work.opt(model), batches)
+    batches.stop()
     return batches
 
 def hand_momentum(work, model):
@@ -46,10 +48,9 @@ def timed_loader(dl):
         def __init__(self): self.seconds = 0.
         def __len__(self): return len(dl)
         def __iter__(self):
-            import time
-            start = time.perf_counter()
+            self.start = time.perf_counter()
             yield from dl
-            self.seconds = time.perf_counter()-start
+            self.stop()
     return Timed()
 
 def torch_loader(work, model, dataset):
@@ -72,20 +73,21 @@ def dataloader_getitems(work, model):
     return batches
 
 # lesson9
-def _runner(work, model, cbs, momentum=0):
+def _runner(work, model, cbs, momentum=0, epochs=1):
     from lesson9.callbacks import DataBunch, Learner, Runner
     batches = work.batches()
-    Runner(cbs).fit(1, Learner(model, work.opt(model, momentum), F.cross_entropy, DataBunch(batches)))
+    Runner(cbs).fit(epochs, Learner(model, work.opt(model, momentum), F.cross_entropy, DataBunch(batches)))
+    if cbs: batches.stop() # the epoch's statistics have been computed
     return batches
 
-def lesson9(work, model): return _runner(work, model, [])
+def lesson9(work, model, **kwargs): return _runner(work, model, [], **kwargs)
 
-def lesson9_stats(work, model):
+def lesson9_stats(work, model, **kwargs):
     from lesson9.averages import AvgStatsCallback
     from lesson9.minibatch import accuracy
-    return _runner(work, model, [AvgStatsCallback(accuracy, log=None)])
+    return _runner(work, model, [AvgStatsCallback(accuracy, log=None)], **kwargs)
 
-def lesson9_full(work, model):
+def lesson9_full(work, model, **kwargs):
     "Statistics, one cycle of learning rate and momentum, a recorder and a progress bar."
     from tqdm import tqdm
     from lesson9.anneal import ParamScheduler, Recorder, combine_scheds, cos_1cycle_anneal
@@ -99,7 +101,7 @@ def lesson9_full(work, model):
     def cycle(*points): return combine_scheds([0.3, 0.7], cos_1cycle_anneal(*points))
     scheds = [ParamScheduler('lr', cycle(0.1, 0.4, 0.01)), ParamScheduler('momentum', cycle(0.95, 0.85, 0.95))]
     stats = AvgStatsCallback(accuracy, log=None)
-    return _runner(work, model, [stats, Recorder('momentum'), Progress(), *scheds], 0.9)
+    return _runner(work, model, [stats, Recorder('momentum'), Progress(), *scheds], 0.9, **kwargs)
 
 # the peers
 def _fastai(work, model, **kwargs):

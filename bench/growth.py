@@ -1,9 +1,10 @@
-"""How the Runner's cost grows with the number of callbacks, and an epoch's time with the size of batch, layer or data.
+"""How the Runner's cost grows with the number of callbacks, what statistics and the whole recipe cost in it, and how an
+epoch's time grows with the size of batch, layer or data.
 
-    python bench/growth.py [--rounds 9] [--out bench/results/growth.json]
+    python bench/growth.py [--rounds 13] [--out bench/results/growth.json]
 
-Everything runs in one process. The loop by hand and the Runner take turns, and which goes first alternates. The
-callbacks cost so little that they get six times as many rounds, on fewer images."""
+Everything runs in one process. The loop by hand and the Runner take turns, and which goes first alternates. What costs
+little gets many more rounds, on fewer images."""
 import argparse, gc, json, os, time
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ torch.set_num_threads(1)
 import torch.nn.functional as F
 from torch import nn
 
-import loops
+import contenders, loops
 from lesson9.callbacks import Callback, DataBunch, Learner, Runner
 from run import machine
 
@@ -36,6 +37,7 @@ def seconds(work, cbs=None):
 def compare(work, rounds, cbs_funcs):
     "Time the loop by hand and the Runner for each of `cbs_funcs`, which make lists of callbacks."
     seconds(work), seconds(work, [])
+    gc.freeze() # what's loaded by now needn't be searched before each turn
     found = [([], []) for _ in cbs_funcs]
     for i in range(rounds):
         for (hand,ours),cbs in zip(found, cbs_funcs):
@@ -44,6 +46,20 @@ def compare(work, rounds, cbs_funcs):
                 else: ours.append(seconds(work, cbs()))
     return [dict(steps=len(work.batches()), hand=hand, ours=ours) for hand,ours in found]
 
+def compare_statistics(work, rounds):
+    "Microseconds a step of each loop, with statistics and without. Of a Runner, the second epoch of a fit."
+    def step_us(name):
+        kwargs = dict(epochs=2) if name.startswith('lesson9') else {}
+        batches = getattr(contenders, name)(work, work.model(), **kwargs)
+        return batches.seconds/len(batches)*1e6
+    names = ['hand', 'hand_stats', 'lesson9', 'lesson9_stats', 'hand_momentum', 'lesson9_full']
+    found = {name: [] for name in names}
+    for name in names: step_us(name)
+    for i in range(rounds):
+        gc.collect()
+        for name in names[::1 if i%2 else -1]: found[name].append(step_us(name))
+    return found
+
 def with_width(work, nh):
     n_in = work.x.shape[1]
     def model(): return nn.Sequential(nn.Linear(n_in, nh), nn.ReLU(), nn.Linear(nh, 10))
@@ -51,21 +67,26 @@ def with_width(work, nh):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--rounds', type=int, default=13)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'growth.json')
     args = parser.parse_args()
     began,out = time.perf_counter(),dict(machine=machine(), rounds=args.rounds)
 
-    small = loops.get_work('mlp16-bs64', 10_000)
+    small = loops.get_work('mlp16-bs64', 2560)
     counts = [0, 1, 2, 4, 8, 16, 32]
     idle = [lambda n=n: [Idle() for _ in range(n)] for n in counts]
-    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, 6*args.rounds, idle))]
+    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, 9*args.rounds, idle))]
     fastest = min(t for r in out['callbacks'] for t in r['hand'])
     for r in out['callbacks']:
         over = (min(r['ours'])-fastest)/r['steps']*1e6
         print(f"{r['n']:3} callbacks: {over:6.1f} us a step over the hand-written loop (best rounds)")
 
-    base = loops.get_work('mlp784-bs64', 10_000)
+    out['statistics'] = compare_statistics(loops.get_work('mlp16-bs64', 4096), 9*args.rounds)
+    for name,us in out['statistics'].items():
+        hand = out['statistics'][contenders.against.get(name, 'hand')]
+        print(f'{name:13} {median(us):6.1f} us a step, {median(u-h for u,h in zip(us, hand)):6.1f} more than by hand')
+
+    base = loops.get_work('mlp784-bs64', 5000)
     sized = loops.get_work('mlp784-bs64')
     def batches_of(bs): return loops.Work('', base.model_func, base.x, base.y, bs)
     def images(n): return loops.Work('', sized.model_func, sized.x[:n], sized.y[:n], 64)

@@ -18,12 +18,14 @@ class Batches:
 
     def __len__(self): return (len(self.order)+self.bs-1)//self.bs
     def __iter__(self):
-        start = time.perf_counter()
+        self.start = time.perf_counter()
         try:
             for i in range(0, len(self.order), self.bs):
                 idx = self.order[i:i+self.bs]
                 yield self.x[idx],self.y[idx]
-        finally: self.seconds = time.perf_counter()-start # here the last step is done
+        finally: self.stop() # here the last step is done
+
+    def stop(self): self.seconds = time.perf_counter()-self.start
 
 @dataclass
 class Work:

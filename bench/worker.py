@@ -30,6 +30,7 @@ def prepare(name, work):
     _,found = turn(name, work)
     _,expected = turn(contenders.same_as.get(name, 'hand'), work)
     turn(contenders.against.get(name, 'hand'), work)
+    gc.freeze() # what's loaded by now needn't be searched before each turn
     return dict(steps=len(work.batches()), weights_differ=float((found-expected).abs().max()))
 
 def take_turns(name, work, contender_first):

@@ -32,7 +32,7 @@ class BatchBuffer:
     def load(self, n=0, blocks=()):
         "Hold these batches: `n` samples in each, and for each of its tensors a block of rows."
         self.n,self.blocks = n,blocks
-        self.form = [(block.shape[1:], block.dtype) for block in blocks]
+        self.form = [(block.shape[1:], block.dtype, block.layout) for block in blocks]
         self.filled,self.rows = len(blocks[0]) if blocks else 0,[]
 
     def begin(self, n, tensors):
@@ -58,7 +58,7 @@ class BatchBuffer:
         "Add to `sums` the loss and the metrics of all batches here, times their samples. Returns new tensors."
         if self.filled==0: return sums
         loss,*batches = self.joined()
-        values = [loss, *(torch.vmap(metric, chunk_size=64)(*batches) for metric in self.metrics)]
+        values = [loss, *(_of_each(metric, batches) for metric in self.metrics)]
         return [s.to(v.device).add(v.sum(dtype=s.dtype), alpha=self.n) for s,v in zip(sums, values, strict=True)]
 
     def joined(self): return [block[:self.filled] for block in self.blocks] # of each tensor, the rows that are filled
@@ -74,7 +74,15 @@ class BatchBuffer:
 
     def __getstate__(self): return vars(self) | {'blocks': self.copied(), 'rows': []} # not views: pickle writes all
 
-def _form(tensors): return [type(t) is Tensor and (t.shape, t.dtype) for t in tensors]
+def _of_each(metric, batches): # the metric of each batch
+    try: return torch.vmap(metric, chunk_size=64)(*batches)
+    except Exception as e:
+        e.add_note(f"in the metric {_name(metric)}: it says that it's pure, so many batches are computed at once")
+        raise
+
+def _name(metric): return getattr(metric, '__name__', type(metric).__name__)
+
+def _form(tensors): return [type(t) is Tensor and (t.shape, t.dtype, t.layout) for t in tensors]
 
 def _autocast(device): # whether it's on
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
@@ -97,7 +105,18 @@ class AvgStats:
         "Go on from what `state` gave. Sums are copied: they change in place."
         self.count,self.sums = count,[s.clone() for s in added or sums or ()] or None
         self.buffer.load(n, blocks)
-        if not self.buffer.active: self.sums = self.sums # adds the rows to the sums, and empties the buffer
+        self.asked = False # whether batches may wait in this run
+        if not self.buffer.active: self.stop_waiting()
+
+    def flush(self):
+        "Add the rows of the buffer to the sums."
+        self.added,self.buffer.filled = self.sums,0
+
+    def stop_waiting(self):
+        "Add the rows of the buffer to the sums, and from here on compute each batch at once."
+        self.flush()
+        self.buffer.active = False
+        self.buffer.load()
 
     @property
     def sums(self):
@@ -118,13 +137,18 @@ class AvgStats:
         "Add the batch that `run` has just computed. ValueError if the loss or a metric isn't one number."
         n = batch_size(run.xb)
         if n==0: return # the mean over an empty batch isn't a number
+        if not self.asked: self._ask(run)
         tensors = [run.loss, run.pred, run.yb] if self.metrics else [run.loss]
         if not self.buffer.add(n, tensors): # of another form than the batches there, or no room left
-            self.added,self.buffer.filled = self.sums,0
+            self.flush()
             self._add(n, run)
-            if self.count==0: self.buffer.active &= not _captured(run)
             self.buffer.begin(n, tensors)
         self.count += n
+
+    def _ask(self, run):
+        "Let no batch wait if a callback captures a graph: it replays operations, not what Python puts off."
+        self.asked = True
+        if any('capturing' in dir(cb) for cb in getattr(run, 'cbs', ())): self.stop_waiting()
 
     def _add(self, n, run):
         values = [_one_number('loss', run.loss)]
@@ -138,11 +162,6 @@ class AvgStats:
     def averages(self):
         "Floats: the mean loss, then each metric's. An empty list when nothing was accumulated."
         return [float(s)/self.count for s in self.sums] if self.count else []
-
-def _captured(run): # a graph replays operations, not what Python puts off
-    return any('capturing' in dir(cb) for cb in getattr(run, 'cbs', ()))
-
-def _name(metric): return getattr(metric, '__name__', type(metric).__name__)
 
 def _one_number(name, v):
     "Return `v`, a number or a tensor with one element, as a tensor without dimensions."

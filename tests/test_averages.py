@@ -177,15 +177,17 @@ def test_going_on_changes_no_bit(n, tmp_path):
     with pytest.raises(KeyboardInterrupt): history(cbs=lambda: [saved(), Leaves(n)], dl=few)
     assert history(cbs=lambda: [saved()], dl=few)[0]==history(dl=few)[0]
 
+def add(stats, n, *cbs):
+    "Accumulate a batch `n` times, in a run with these callbacks."
+    run = Runner(cbs)
+    run.xb,run.yb = X[:4],Y[:4]
+    run.pred = X[:4,:10]
+    run.loss = F.cross_entropy(run.pred, run.yb)
+    for _ in range(n): stats.accumulate(run)
+
 def test_a_graph_goes_on_from_rows():
     "What has waited is added before anything is captured."
     stats = AvgStats([accuracy])
-    def add(stats, n):
-        run = Runner()
-        run.xb,run.yb = X[:4],Y[:4]
-        run.pred = X[:4,:10]
-        run.loss = F.cross_entropy(run.pred, run.yb)
-        for _ in range(n): stats.accumulate(run)
     add(stats, 5)
     for active in True, False:
         other = AvgStats([accuracy])
@@ -194,6 +196,17 @@ def test_a_graph_goes_on_from_rows():
         add(other, 1)
         assert other.count==24 and other.buffer.filled==(5 if active else 0)
         assert other.averages==pytest.approx(stats.averages, abs=1e-6)
+
+@pytest.mark.parametrize('rows', [True, False])
+def test_no_batch_waits_beside_a_graph_that_goes_on(rows):
+    "A graph is noticed in the middle of a pass, too, whether or not batches have waited before."
+    stats,other = AvgStats([accuracy]),AvgStats([accuracy])
+    stats.buffer.active = rows
+    add(stats, 5)
+    other.load(*copy.deepcopy(stats.state()))
+    add(other, 3, CudaGraph(capture=GraphCapture))
+    assert (other.count, other.buffer.filled, other.buffer.active)==(32, 0, False)
+    assert other.averages==pytest.approx(stats.averages, abs=1e-6)
 
 def test_an_error_comes_with_the_first_batch():
     def fails(pred, yb): raise ZeroDivisionError
