@@ -98,12 +98,12 @@ class AvgStats:
 
     def state(self) -> tuple: # count and sums; if batches may wait, also the sums without them, and those batches
         "Collect what `load` goes on from, bit for bit."
-        waiting = (self.added, self.buffer.n, self.buffer.copied()) if self.buffer.form else ()
-        return self.count,self.sums,*waiting
+        waiting = (_copied(self.added), self.buffer.n, self.buffer.copied()) if self.buffer.form else ()
+        return self.count,_copied(self.sums),*waiting
 
     def load(self, count, sums, added=None, n=0, blocks=()):
-        "Go on from what `state` gave. Sums are copied: they change in place."
-        self.count,self.sums = count,[s.clone() for s in added or sums or ()] or None
+        "Go on from what `state` gave."
+        self.count,self.sums = count,_copied(added or sums)
         self.buffer.load(n, blocks)
         self.asked = False # whether batches may wait in this run
         if not self.buffer.active: self.stop_waiting()
@@ -162,6 +162,8 @@ class AvgStats:
     def averages(self):
         "Floats: the mean loss, then each metric's. An empty list when nothing was accumulated."
         return [float(s)/self.count for s in self.sums] if self.count else []
+
+def _copied(sums): return sums and [s.clone() for s in sums] # they change in place
 
 def _one_number(name, v):
     "Return `v`, a number or a tensor with one element, as a tensor without dimensions."
