@@ -106,15 +106,15 @@ class AvgStats:
         self.count,self.sums = count,_copied(added or sums)
         self.buffer.load(n, blocks)
         self.asked = False # whether batches may wait in this run
-        if not self.buffer.active: self.stop_waiting()
+        if not self.buffer.active: self._stop_waiting()
 
-    def flush(self):
+    def _flush(self):
         "Add the rows of the buffer to the sums."
         self.added,self.buffer.filled = self.sums,0
 
-    def stop_waiting(self):
+    def _stop_waiting(self):
         "Add the rows of the buffer to the sums, and from here on compute each batch at once."
-        self.flush()
+        self._flush()
         self.buffer.active = False
         self.buffer.load()
 
@@ -140,7 +140,7 @@ class AvgStats:
         if not self.asked: self._ask(run)
         tensors = [run.loss, run.pred, run.yb] if self.metrics else [run.loss]
         if not self.buffer.add(n, tensors): # of another form than the batches there, or no room left
-            self.flush()
+            self._flush()
             self._add(n, run)
             self.buffer.begin(n, tensors)
         self.count += n
@@ -148,7 +148,7 @@ class AvgStats:
     def _ask(self, run):
         "Let no batch wait if a callback captures a graph: it replays operations, not what Python puts off."
         self.asked = True
-        if any('capturing' in dir(cb) for cb in getattr(run, 'cbs', ())): self.stop_waiting()
+        if any('capturing' in dir(cb) for cb in getattr(run, 'cbs', ())): self._stop_waiting()
 
     def _add(self, n, run):
         values = [_one_number('loss', run.loss)]
