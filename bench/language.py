@@ -4,10 +4,10 @@
     python bench/language.py --parts speed       one part; the others stay as they are in the file
     python bench/language.py --tiny --out /tmp/try.json      a minute, to try it
 
-ngrams      counted, of 1 to 10 characters, with Kneser-Ney smoothing
+ngrams      counted, of 1 to 10 characters, with Kneser-Ney smoothing; and 7-grams on less and less of the text
 runs        the page's model, trained from five seeds
 parameters  narrower models on the whole text, from two seeds each
-data        a model of half the width on a half, a quarter ... of the text, from two seeds each
+data        smaller models on a half, a quarter ... of the text, with fewer steps, from two seeds each
 speed       characters a second: the Runner, the same loop by hand, and a loop like that of minGPT's trainer, in turns
 
 The parts that train do so with two models at a time, with a thread each. The last part runs alone."""
@@ -34,38 +34,44 @@ from lesson9.recipe import fit_one_cycle, one_cycle_runner
 from lesson9.steps import GradientClip
 from run import machine
 
-def train(settings, n_text, seed):
-    "Train a model on the first `n_text` characters. Return its sizes, and the bits after each epoch."
+def train(settings, factor, seed):
+    "Train a model on every `factor`th paragraph. Return its sizes, and the bits after each epoch."
     torch.set_num_threads(1)
-    learn = make_learner(settings, n_text, seed)
+    learn = make_learner(settings, factor, seed)
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         clip = GradientClip(norm=1.)
         run = fit_one_cycle(settings['epochs'], learn, settings['lr'], valid_metrics=bits_per_char, cbs=clip)
+    seconds = time.perf_counter()-start
     history = run.progress.history
     blocks = sum(p.numel() for p in learn.model.blocks.parameters())
-    return dict(settings=settings, seed=seed, characters=n_text, seconds=time.perf_counter()-start,
+    return dict(settings=settings, seed=seed, characters=len(texts(factor)[0]), seconds=seconds,
                 parameters=sum(p.numel() for p in learn.model.parameters()), block_parameters=blocks,
                 train_bits=[row['train_loss']/math.log(2) for row in history],
                 valid_bits=[row['valid_bits_per_char'] for row in history])
 
-def ngrams():
-    "Bits per character of n-grams of several lengths."
-    train_text,valid_text = get_prose(here.parent/'nbs')
-    n_chars = len(set(train_text+valid_text))
-    found = {n: ngram_bits(count_ngrams(train_text, n), valid_text, n_chars) for n in range(1, 11)}
-    return dict(machine=machine(), characters=len(train_text), found=found)
+def thinned(text, factor):
+    "Every `factor`th paragraph of a text: less of it, but from all of its pages."
+    return '\n\n'.join(text.split('\n\n')[::factor])
 
-def texts():
-    "The page's text as numbers, to train on and to validate on; and how many characters there are."
+def ngrams(factors):
+    "Bits per character of n-grams of several lengths, and of 7-grams by the text they were counted in."
+    train_text,valid_text = get_prose(here.parent/'nbs')
+    n_chars,parts = len(set(train_text+valid_text)),[thinned(train_text, factor) for factor in factors]
+    def bits(n, text): return ngram_bits(count_ngrams(text, n), valid_text, n_chars)
+    return dict(machine=machine(), characters=len(parts[0]), found={n: bits(n, parts[0]) for n in range(1, 11)},
+                by_text={len(part): bits(7, part) for part in parts})
+
+def texts(factor=1):
+    "The page's text as numbers, thinned to train on, and to validate on; and how many characters there are."
     train_text,valid_text = get_prose(here.parent/'nbs')
     characters = Characters(train_text+valid_text)
-    return characters.encode(train_text),characters.encode(valid_text),len(characters)
+    return characters.encode(thinned(train_text, factor)),characters.encode(valid_text),len(characters)
 
-def make_learner(settings, n_text, seed):
+def make_learner(settings, factor, seed):
     length,bs = settings['length'],settings['bs']
-    train_chars,valid_chars,n_chars = texts()
-    train_dl = DataLoader(windows(train_chars[:n_text], length), bs, shuffle=True)
+    train_chars,valid_chars,n_chars = texts(factor)
+    train_dl = DataLoader(windows(train_chars, length), bs, shuffle=True)
     valid_dl = DataLoader(windows(valid_chars, length, length//2), 64)
     torch.manual_seed(seed)
     model = GPT(n_chars, *(settings[name] for name in ('width', 'n_layers', 'n_heads', 'dropout')))
@@ -128,7 +134,7 @@ def speed(settings, rounds):
     "Train in turns, an epoch each. Return the seconds of each epoch, by loop."
     torch.set_num_threads(1)
     loops = {'Runner': with_runner, 'by hand': by_hand, 'as minGPT': as_mingpt}
-    learners = {name: make_learner(settings, None, 0) for name in loops}
+    learners = {name: make_learner(settings, 1, 0) for name in loops}
     found = {name: [] for name in loops}
     for i in range(rounds+1): # the first isn't counted
         for name in [*loops][::-1 if i%2 else 1]:
@@ -141,14 +147,21 @@ tiny = page | dict(length=32, width=32, n_layers=2, n_heads=2, steps=5, epochs=2
 
 def narrower(settings, factor):
     "A narrower model, trained with a larger learning rate."
-    return settings | dict(width=settings['width']//factor, lr=settings['lr']*factor**0.5)
+    return settings | dict(width=round(settings['width']/factor), lr=settings['lr']*factor**0.5)
 
-def jobs(part, settings, n_text, seeds, sizes):
-    "The trainings of a part: settings, characters of text, and seed of each. The largest sizes are in the part before."
-    factors = [2**k for k in range(1, sizes)]
-    if part=='runs':       return [(settings, n_text, seed) for seed in range(sizes)]
-    if part=='parameters': return [(narrower(settings, k), n_text, seed) for k in factors for seed in range(seeds)]
-    return [(narrower(settings, 2), n_text//k, seed) for k in factors for seed in range(seeds)]
+def for_less_text(settings, factor):
+    "For a text that's shorter by `factor`: divide steps and parameters, which grow as width squared, by its root."
+    width = round(settings['width']/factor**0.25/settings['n_heads'])*settings['n_heads']
+    shorter = settings | dict(steps=round(settings['steps']/factor**0.5))
+    return narrower(shorter, settings['width']/width)
+
+def jobs(part, settings, factors, seeds):
+    "The trainings of a part: settings, how thin the text is, and seed of each. The largest sizes are those of `runs`."
+    whole,*less = factors
+    if part=='runs': return [(settings, whole, seed) for seed in range(len(factors))]
+    smaller = {'parameters': lambda k: (narrower(settings, k//whole), whole),
+               'data':       lambda k: (for_less_text(settings, k//whole), k)}[part]
+    return [(*smaller(k), seed) for k in less for seed in range(seeds)]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,14 +172,13 @@ def main():
     parser.add_argument('--out', type=Path, default=here/'results'/'language.json')
     args = parser.parse_args()
 
-    settings,n_text = (tiny, 6400) if args.tiny else (page, len(texts()[0]))
-    sizes = 2 if args.tiny else 5 # as many seeds as sizes
+    settings,factors = (tiny, [64, 128]) if args.tiny else (page, [1, 2, 4, 8, 16]) # every how many-th paragraph
     out = json.loads(args.out.read_text()) if args.out.exists() else {}
     with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool:
         trained = [part for part in args.parts if part in ('runs', 'parameters', 'data')]
-        waiting = {part: pool.map(train, *zip(*jobs(part, settings, n_text, args.seeds, sizes))) for part in trained}
+        waiting = {part: pool.map(train, *zip(*jobs(part, settings, factors, args.seeds))) for part in trained}
         if 'ngrams' in args.parts:
-            out['ngrams'] = ngrams()
+            out['ngrams'] = ngrams(factors)
             args.out.write_text(json.dumps(out, indent=1)+'\n')
             print('n-grams:', ', '.join(f'{bits:.3f}' for bits in out['ngrams']['found'].values()), 'bits')
         for part,results in waiting.items():

@@ -139,9 +139,9 @@ def distance_bias(
 ) -> torch.Tensor: # of shape (n_heads, length, length): a row is who looks, a column is who is looked at
     "What's added to the scores of attention: the farther back, the less; for later positions, minus infinity."
     position = torch.arange(length, device=device)
-    back   = position[:,None]-position
+    ahead  = position-position[:,None] # negative for those before
     slopes = 2.**(1-2*torch.arange(n_heads, device=device)) # 2, 1/2, 1/8, 1/32
-    return (-slopes[:,None,None]*back).masked_fill(back<0, -math.inf)
+    return (slopes[:,None,None]*ahead).masked_fill(ahead>0, -math.inf)
 
 # %% ../nbs/30a_language.ipynb #30a0052d
 class SelfAttention(nn.Module):

@@ -40,6 +40,8 @@ def test_benchmark_can_be_tried_on_little_text(monkeypatch, tmp_path, capsys):
     for r in found['runs']['found']+found['parameters']['found']:
         assert len(r['valid_bits'])==2 and r['block_parameters']<r['parameters']
     assert found['parameters']['found'][0]['parameters']<found['runs']['found'][0]['parameters']
-    assert found['data']['found'][0]['characters']==found['runs']['found'][0]['characters']//2
+    some,fewer = (found[part]['found'][0]['characters'] for part in ('runs', 'data'))
+    assert [*found['ngrams']['by_text']]==[str(some), str(fewer)] and 0.3<fewer/some<0.7
+    assert language.thinned('a\n\nb\n\nc', 1)=='a\n\nb\n\nc' and language.thinned('a\n\nb\n\nc', 2)=='a\n\nc'
     assert [len(times) for times in found['speed']['found'].values()]==[1, 1, 1]
     assert 'times the loop by hand' in capsys.readouterr().out
