@@ -19,23 +19,19 @@ from lesson9.gpu import Compile, _missing_compiler
 from run import machine, plan
 
 # Each form makes a function that trains on a batch.
-def by_hand(model, opt):
+def plain(model, loss_func, opt):
     def step(xb, yb):
-        loss = F.cross_entropy(model(xb), yb)
+        loss = loss_func(model(xb), yb)
         loss.backward()
         opt.step()
         opt.zero_grad()
     return step
 
+def by_hand(model, opt): return plain(model, F.cross_entropy, opt)
+
 def apart(model, opt):
     "Model and loss function compiled, each for itself: what the callback `Compile` does."
-    compiled,loss_func = torch.compile(model),torch.compile(F.cross_entropy)
-    def step(xb, yb):
-        loss = loss_func(compiled(xb), yb)
-        loss.backward()
-        opt.step()
-        opt.zero_grad()
-    return step
+    return plain(torch.compile(model), torch.compile(F.cross_entropy), opt)
 
 def together(model, opt):
     "Model and loss in one compiled function, which has a compiled backward; the optimiser's step in another."
