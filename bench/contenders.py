@@ -73,21 +73,21 @@ def dataloader_getitems(work, model):
     return batches
 
 # lesson9
-def _runner(work, model, cbs, momentum=0, epochs=1):
+def _runner(work, model, cbs, momentum=0):
     from lesson9.callbacks import DataBunch, Learner, Runner
     batches = work.batches()
-    Runner(cbs).fit(epochs, Learner(model, work.opt(model, momentum), F.cross_entropy, DataBunch(batches)))
+    Runner(cbs).fit(1, Learner(model, work.opt(model, momentum), F.cross_entropy, DataBunch(batches)))
     if cbs: batches.stop() # the epoch's statistics have been computed
     return batches
 
-def lesson9(work, model, **kwargs): return _runner(work, model, [], **kwargs)
+def lesson9(work, model): return _runner(work, model, [])
 
-def lesson9_stats(work, model, **kwargs):
+def lesson9_stats(work, model):
     from lesson9.averages import AvgStatsCallback
     from lesson9.minibatch import accuracy
-    return _runner(work, model, [AvgStatsCallback(accuracy, log=None)], **kwargs)
+    return _runner(work, model, [AvgStatsCallback(accuracy, log=None)])
 
-def lesson9_full(work, model, **kwargs):
+def lesson9_full(work, model):
     "Statistics, one cycle of learning rate and momentum, a recorder and a progress bar."
     from tqdm import tqdm
     from lesson9.anneal import ParamScheduler, Recorder, combine_scheds, cos_1cycle_anneal
@@ -101,7 +101,7 @@ def lesson9_full(work, model, **kwargs):
     def cycle(*points): return combine_scheds([0.3, 0.7], cos_1cycle_anneal(*points))
     scheds = [ParamScheduler('lr', cycle(0.1, 0.4, 0.01)), ParamScheduler('momentum', cycle(0.95, 0.85, 0.95))]
     stats = AvgStatsCallback(accuracy, log=None)
-    return _runner(work, model, [stats, Recorder('momentum'), Progress(), *scheds], 0.9, **kwargs)
+    return _runner(work, model, [stats, Recorder('momentum'), Progress(), *scheds], 0.9)
 
 # the peers
 def _fastai(work, model, **kwargs):

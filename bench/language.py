@@ -8,11 +8,13 @@ ngrams      counted, of 1 to 10 characters, with Kneser-Ney smoothing; and 7-gra
 runs        the page's model, trained from five seeds
 parameters  narrower models on the whole text, from two seeds each
 data        smaller models on a half, a quarter ... of the text, with fewer steps, from two seeds each
-speed       characters a second: the Runner, the same loop by hand, and a loop like that of minGPT's trainer, in turns
+speed       characters a second: the Runner, the same loop by hand, and a loop like that of minGPT's trainer, which take
+            turns batch by batch
 
 The parts that train do so with two models at a time, with a thread each. The last part runs alone."""
-import argparse, contextlib, io, json, math, multiprocessing, os, sys, time
+import argparse, contextlib, gc, io, json, math, multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -33,6 +35,7 @@ from lesson9.minibatch import DataLoader
 from lesson9.recipe import fit_one_cycle, one_cycle_runner
 from lesson9.steps import GradientClip
 from run import machine
+from turns import take_turns
 
 def train(settings, factor, seed):
     "Train a model on every `factor`th paragraph. Return its sizes, and the bits after each epoch."
@@ -86,14 +89,13 @@ class SingleWindows(torch_data.Dataset):
         window = self.text[i:i+self.length+1]
         return window[:-1],window[1:]
 
-def by_hand(learn, settings):
-    "Train one epoch by the same loop written out. Return seconds."
+def by_hand(learn, settings, batches):
+    "Train one epoch by the same loop written out."
     model,opt = learn.model,learn.opt
     sched = optim.lr_scheduler.OneCycleLR(opt, settings['lr'], total_steps=settings['steps']+1, pct_start=0.25)
     total,n = torch.zeros(()),0
     model.train()
-    start = time.perf_counter()
-    for xb,yb in learn.data.train_dl:
+    for xb,yb in batches:
         loss = sequence_loss(model(xb), yb)
         total += loss.detach()*len(xb)
         n += len(xb)
@@ -103,44 +105,42 @@ def by_hand(learn, settings):
         opt.zero_grad()
         sched.step()
     float(total/n)
-    return time.perf_counter()-start
 
-def as_mingpt(learn, settings):
-    """Train as many steps by a loop such as https://github.com/karpathy/minGPT has in its trainer: a PyTorch loader
-    that draws single windows with replacement, a constant learning rate, and clipped gradients."""
-    model,opt = learn.model,learn.opt
+def mingpt_batches(settings):
+    "A PyTorch loader of single windows, drawn with replacement."
     ds = SingleWindows(texts()[0], settings['length'])
     sampler = torch_data.RandomSampler(ds, replacement=True, num_samples=settings['bs']*settings['steps'])
-    dl = torch_data.DataLoader(ds, settings['bs'], sampler=sampler)
+    return torch_data.DataLoader(ds, settings['bs'], sampler=sampler)
+
+def as_mingpt(learn, settings, batches):
+    """Train as many steps by a loop such as https://github.com/karpathy/minGPT has in its trainer: a constant learning
+    rate, and clipped gradients."""
+    model,opt = learn.model,learn.opt
     model.train()
-    start = time.perf_counter()
-    for xb,yb in dl:
+    for xb,yb in batches:
         loss = sequence_loss(model(xb), yb)
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         opt.step()
-    return time.perf_counter()-start
 
-def with_runner(learn, settings):
-    "Train one epoch by the Runner, as the page does but for the progress bar and validation. Return seconds."
-    learn.data.valid_dl = None
-    run = one_cycle_runner(learn, settings['lr'], cbs=[GradientClip(norm=1.), AvgStatsCallback(log=None)])
-    start = time.perf_counter()
-    run.fit(1, learn)
-    return time.perf_counter()-start
+def with_runner(learn, settings, batches):
+    "Train one epoch by the Runner, as the page does but for the progress bar and validation."
+    learn = Learner(learn.model, learn.opt, learn.loss_func, DataBunch(batches))
+    one_cycle_runner(learn, settings['lr'], cbs=[GradientClip(norm=1.), AvgStatsCallback(log=None)]).fit(1, learn)
 
 def speed(settings, rounds):
-    "Train in turns, an epoch each. Return the seconds of each epoch, by loop."
+    "Train one model by all loops, which take turns batch by batch. Return the seconds of each epoch, by loop."
     torch.set_num_threads(1)
+    learn = make_learner(settings, 1, 0)
     loops = {'Runner': with_runner, 'by hand': by_hand, 'as minGPT': as_mingpt}
-    learners = {name: make_learner(settings, 1, 0) for name in loops}
-    found = {name: [] for name in loops}
-    for i in range(rounds+1): # the first isn't counted
-        for name in [*loops][::-1 if i%2 else 1]:
-            seconds = loops[name](learners[name], settings)
-            if i: found[name].append(seconds)
-    return found
+    def epoch(names):
+        gc.collect()
+        loaders = {name: mingpt_batches(settings) if name=='as minGPT' else learn.data.train_dl for name in names}
+        return take_turns({name: (partial(loops[name], learn, settings), loaders[name]) for name in names}, 1)
+    epoch(loops) # isn't counted
+    found = [epoch([*loops][::-1 if i%2 else 1]) for i in range(rounds)]
+    return {name: [seconds[name] for seconds in found] for name in loops}
 
 page = dict(length=128, width=128, n_layers=4, n_heads=4, dropout=0.1, bs=8, lr=3e-3, steps=250, epochs=10)
 tiny = page | dict(length=32, width=32, n_layers=2, n_heads=2, steps=5, epochs=2)

@@ -8,6 +8,7 @@ __all__ = ['get_model_func', 'create_learner', 'Recorder', 'Schedule', 'annealer
 
 # %% ../nbs/05_anneal.ipynb #81902a83
 import inspect, math, typing
+from bisect import bisect
 from functools import partial, wraps
 from numbers import Real
 
@@ -165,7 +166,7 @@ def _check_sched(sched):
 def _combined(edges, scheds, pos): # outside `combine_scheds`, so that it can be pickled
     if pos>=1: return scheds[-1](1.)
     pos = max(pos, 0.)
-    i = sum(edge<=pos for edge in edges[1:]) # how many phases are over
+    i = bisect(edges, pos)-1 # how many phases are over
     return scheds[i]((pos-edges[i])/(edges[i+1]-edges[i]))
 
 def combine_scheds(

@@ -76,9 +76,10 @@ class TrainEvalCallback(Callback):
     after_cancel_epoch = after_cancel_batch
 
     def after_batch(self):
-        if not self.in_train: return
-        self.run.n_iter += 1
-        if self.iters: self.run.n_epochs = self.epoch + min((self.iter+1)/self.iters, 1) # if the length is wrong
+        run = self.run # reading through it is quicker: `self.iter` is looked for in the callback first
+        if not run.in_train: return
+        run.n_iter += 1
+        if run.iters: run.n_epochs = run.epoch + min((run.iter+1)/run.iters, 1) # if the length is wrong
 
     def begin_validate(self):
         self.run.in_train = False

@@ -1,6 +1,6 @@
 """The benchmarks run, on little data. Their figures aren't tested: they are in bench/results and on the page about
 speed."""
-import contextlib, itertools, json, os, subprocess, sys
+import contextlib, itertools, json, os, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,37 @@ def test_contenders_take_turns(bench, tmp_path, capsys):
         assert 'no_such_library' in results['no_such_library']['failed']
     assert 'could not be run' in capsys.readouterr().out
     assert found['machine']['versions']['torch'] and min(found['memory']['lesson9_stats']['peak_mib'])>100
+
+def test_loops_take_turns_batch_by_batch(bench):
+    "Each gets its own loader's batches, a few in a turn, and its seconds hold nothing of the others'."
+    from turns import take_turns
+    seen = []
+    def loop(name, seconds):
+        def train(batches):
+            for i in batches:
+                time.sleep(seconds)
+                seen.append(f'{name}{i}')
+            seen.append(f'{name} ends')
+        return train
+    seconds = take_turns({'a': (loop('a', 0.02), [0, 1, 2]), 'b': (loop('b', 0), [0, 1]), 'c': (loop('c', 0), [0])}, 2)
+    assert seen==['a0', 'a1', 'b0', 'b1', 'b ends', 'c0', 'c ends', 'a2', 'a ends']
+    assert list(seconds)==['a', 'b', 'c']
+    assert seconds['a']>=0.06 and max(seconds['b'], seconds['c'])<0.02
+
+def test_a_loop_that_fails_in_its_turn_ends_no_other(bench):
+    from turns import take_turns
+    seen = []
+    def fails(batches):
+        raise ZeroDivisionError(next(iter(batches)))
+    with pytest.raises(ZeroDivisionError):
+        take_turns({'fails': (fails, [0, 1]), 'other': (lambda batches: seen.extend(batches), [0, 1])}, 1)
+    assert seen==[0, 1]
+
+def test_statistics_are_compared_in_whole_epochs(bench):
+    import growth
+    found = growth.compare_statistics(growth.loops.get_work('mlp16-bs64', IMAGES), 2)
+    assert list(found)==['hand', 'hand_stats', 'lesson9', 'lesson9_stats', 'lesson9_full']
+    assert all(len(us)==2 and min(us)>0 for us in found.values())
 
 def test_gpu_benchmark_can_be_tried_without_one(bench, tmp_path, monkeypatch, capsys):
     "Its parts write one file, also in several calls; what has no time is named, and the rest stays."
