@@ -57,7 +57,7 @@ def compare_statistics(work, rounds):
         model = work.model()
         opt = work.opt(model, momentum=0.9)
         def loop(name, turn): # with the model and the optimiser of all
-            mine = SimpleNamespace(batches=lambda: turn, opt=lambda *_: opt)
+            mine = SimpleNamespace(batches=lambda: turn, opt=lambda *_: opt, taking_turns=len(names))
             getattr(contenders, name)(mine, model)
         seconds = take_turns({name: (partial(loop, name), work.batches()) for name in names}, 8)
         return {name: s/len(work.batches())*1e6 for name,s in seconds.items()}
@@ -82,7 +82,7 @@ def main():
     small = loops.get_work('mlp16-bs64', 2560)
     counts = [0, 1, 2, 4, 8, 16, 32]
     idle = [lambda n=n: [Idle() for _ in range(n)] for n in counts]
-    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, 9*args.rounds, idle))]
+    out['callbacks'] = [dict(n=n, **r) for n,r in zip(counts, compare(small, 5*args.rounds, idle))]
     fastest = min(t for r in out['callbacks'] for t in r['hand'])
     for r in out['callbacks']:
         over = (min(r['ours'])-fastest)/r['steps']*1e6

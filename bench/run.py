@@ -24,7 +24,7 @@ packages = 'torch numpy fastcore tqdm fastai lightning pytorch-ignite skorch acc
 
 # Images of each epoch: 64 steps of 64, 10 of 512, and 4 of the network whose steps take long. Then the rounds: most for
 # the step that's shortest, of which the loop is the largest part. Many short rounds spread less than few long ones.
-plan = {'mlp16-bs64': (4096, 39), 'mlp784-bs512': (5120, 21), 'convnet-bs512': (2048, 7)}
+plan = {'mlp16-bs64': (4096, 31), 'mlp784-bs512': (5120, 21), 'convnet-bs512': (2048, 5)}
 
 def machine():
     "Describe the machine and the versions that the figures depend on."
@@ -128,7 +128,7 @@ def main():
     for w in workers: w.close()
 
     names = [n for n in args.contenders if n in ('hand', 'hand_stats', 'lesson9', 'lesson9_stats')]
-    if names: out['memory'] = memory(names, args.workloads[0], args.images or 50_000, min(5, args.rounds or 5))
+    if names: out['memory'] = memory(names, args.workloads[0], args.images or 50_000, min(3, args.rounds or 3))
     for name,r in out['memory'].items():
         peak,added = median(r['peak_mib']),median(r['added_mib'])
         print(f'{name:14} peak memory {peak:.1f} MiB, of which training added {added:.1f}')

@@ -56,12 +56,15 @@ class Recorder(Callback):
     def after_batch(self):
         if not self.run.in_train or self.run.loss is None: return # through `run`: quicker than `self.loss`
         self.waiting.append(self.run.loss.detach())
+        if len(self.waiting)==64: self.waiting = [self._joined()] # one tensor; the memory of 64 is free again
         for name,values in self.params.items(): values.append(self.now(name))
 
     def now(self, name): return tuple([_kept(group[name]) for group in self.run.opt.param_groups])
 
+    def _joined(self): return torch.cat([loss.flatten() for loss in self.waiting])
+
     def after_epoch(self):
-        if self.waiting: self.losses += torch.cat([loss.flatten() for loss in self.waiting]).tolist()
+        if self.waiting: self.losses += self._joined().tolist()
         self.waiting = []
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 

@@ -111,9 +111,10 @@ class TensorBoardLogger(Recorder):
         self.open()
 
     def after_batch(self):
-        n = len(self.waiting)
+        rates = self.params['lr']
+        n = len(rates)
         super().after_batch()
-        if len(self.waiting)>n: self.params['lr'][-1] = self.rates # that of this step: it may have been changed since
+        if len(rates)>n: rates[-1] = self.rates # that of this step: it may have been changed since
 
     def after_epoch(self):
         if self.purge_step is not None: self.open() # the fit went on where no batch was left
