@@ -45,7 +45,8 @@ class Recorder(Callback):
     def __init__(self,
         *pnames, # hyperparameters to record besides the learning rate, such as 'momentum'
     ):
-        self.losses,self.waiting = [],[] # floats; tensors that are still on the device
+        self.losses = [] # floats
+        self.waiting,self.blocks = [],[] # what's still on the device: the newest losses, and earlier ones joined
         self.params = {name: [] for name in ('lr', *pnames)} # for each batch a tuple: a value per parameter group
 
     def begin_fit(self):
@@ -56,16 +57,19 @@ class Recorder(Callback):
     def after_batch(self):
         if not self.run.in_train or self.run.loss is None: return # through `run`: quicker than `self.loss`
         self.waiting.append(self.run.loss.detach())
-        if len(self.waiting)==64: self.waiting = [self._joined()] # one tensor; the memory of 64 is free again
+        if len(self.waiting)==64: self._join() # one tensor; the memory of 64 is free again
         for name,values in self.params.items(): values.append(self.now(name))
 
     def now(self, name): return tuple([_kept(group[name]) for group in self.run.opt.param_groups])
 
-    def _joined(self): return torch.cat([loss.flatten() for loss in self.waiting])
+    def _join(self):
+        self.blocks.append(torch.cat([loss.flatten() for loss in self.waiting]))
+        self.waiting = []
 
     def after_epoch(self):
-        if self.waiting: self.losses += self._joined().tolist()
-        self.waiting = []
+        if self.waiting: self._join()
+        if self.blocks: self.losses += torch.cat(self.blocks).tolist()
+        self.blocks = []
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
     def state_dict(self):
