@@ -114,15 +114,15 @@ def mingpt_batches(settings):
 
 def as_mingpt(learn, settings, batches):
     """Train as many steps by a loop such as https://github.com/karpathy/minGPT has in its trainer: a constant learning
-    rate, and clipped gradients."""
+    rate, and clipped gradients. It zeroes them after the step, not before: the next turn is another loop's."""
     model,opt = learn.model,learn.opt
     model.train()
     for xb,yb in batches:
         loss = sequence_loss(model(xb), yb)
-        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         opt.step()
+        model.zero_grad(set_to_none=True)
 
 def with_runner(learn, settings, batches):
     "Train one epoch by the Runner, as the page does but for the progress bar and validation."

@@ -9,11 +9,11 @@ class Turn:
     "A loader that waits for its turn after every `length` batches, and has a stopwatch that stops meanwhile."
     def __init__(self, batches, length, waiting):
         self.batches,self.length,self.waiting = batches,length,waiting
-        self.mine,self.seconds = Semaphore(0),0.
+        self.mine,self.seconds,self.start = Semaphore(0),0.,None
 
     def __len__(self): return len(self.batches)
     def __iter__(self):
-        self.start = perf_counter()
+        if self.start is None: self.start = perf_counter()
         for i,batch in enumerate(self.batches):
             if i and i%self.length==0: self.wait()
             yield batch
@@ -26,8 +26,11 @@ class Turn:
         self.mine.acquire()
         self.start = perf_counter()
 
-    def stop(self): # again and again, if need be
-        self.seconds,self.start = self.seconds+perf_counter()-self.start,perf_counter()
+    def stop(self):
+        "Count the seconds up to now. The stopwatch goes on."
+        now = perf_counter()
+        if self.start is not None: self.seconds += now-self.start # otherwise it never got to its first batch
+        self.start = now
 
     def run(self, loop):
         "Call `loop` with this loader, once it's its turn. The stopwatch runs from the first batch until it returns."

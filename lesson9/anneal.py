@@ -63,18 +63,21 @@ class Recorder(Callback):
     def now(self, name): return tuple([_kept(group[name]) for group in self.run.opt.param_groups])
 
     def _join(self):
-        self.blocks.append(torch.cat([loss.flatten() for loss in self.waiting]))
-        self.waiting = []
+        joined = torch.cat([loss.flatten() for loss in self.waiting])
+        vars(self).update(waiting=[], blocks=[*self.blocks, joined]) # at once: Ctrl-C may come between two lines
 
     def after_epoch(self):
         if self.waiting: self._join()
-        if self.blocks: self.losses += torch.cat(self.blocks).tolist()
-        self.blocks = []
+        if self.blocks: vars(self).update(losses=self.losses+torch.cat(self.blocks).tolist(), blocks=[])
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
     def state_dict(self):
         Recorder.after_epoch(self) # fetches the losses, and nothing that a subclass adds
-        return super().state_dict()
+        return super().state_dict() | {'params': _copied(self.params)}
+
+    def load_state_dict(self, state):
+        self.waiting,self.blocks = [],[] # losses that the state doesn't have
+        super().load_state_dict(state | {'params': _copied(state['params'])})
 
     lrs = property(lambda self: [values[-1] for values in self.params['lr']]) # of the last parameter group
 
@@ -89,6 +92,7 @@ class Recorder(Callback):
         "Draw the training loss, without the last `skip_last` batches; return the axes."
         return _plot(self.losses[:len(self.losses)-skip_last], 'training loss')
 
+def _copied(params): return {name: [*values] for name,values in params.items()} # the recorder's lists go on growing
 def _kept(value): return value.detach().clone() if isinstance(value, torch.Tensor) else value # it may change in place
 
 def _plot(values, label):

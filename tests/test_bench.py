@@ -89,14 +89,23 @@ def test_loops_take_turns_batch_by_batch(bench):
     assert list(seconds)==['a', 'b', 'c']
     assert seconds['a']>=0.06 and max(seconds['b'], seconds['c'])<0.02
 
-def test_a_loop_that_fails_in_its_turn_ends_no_other(bench):
+def fails_early(batches): raise ZeroDivisionError
+def fails_late(batches): raise ZeroDivisionError(next(iter(batches)))
+
+@pytest.mark.parametrize('fails', [fails_early, fails_late])
+def test_a_loop_that_fails_in_its_turn_ends_no_other(bench, fails):
     from turns import take_turns
     seen = []
-    def fails(batches):
-        raise ZeroDivisionError(next(iter(batches)))
     with pytest.raises(ZeroDivisionError):
         take_turns({'fails': (fails, [0, 1]), 'other': (lambda batches: seen.extend(batches), [0, 1])}, 1)
     assert seen==[0, 1]
+
+def test_a_loop_that_asks_for_its_batches_twice_is_timed_twice(bench):
+    from turns import take_turns
+    def twice(batches):
+        for _ in range(2):
+            for _ in batches: time.sleep(0.01)
+    assert take_turns({'twice': (twice, [0, 1]), 'never': (lambda batches: None, [])}, 1)['twice']>=0.04
 
 def test_statistics_are_compared_in_whole_epochs(bench):
     import growth

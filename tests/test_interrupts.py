@@ -1,7 +1,7 @@
 """Ctrl-C at any moment of a fit: it's raised, the world outside is as before, and the next fit works.
 
 1,000 moments, one at random in each 1,000th of a fit: no part of it is left out; INTERRUPTS=10000 tries more."""
-import os, random, signal, statistics, time, warnings
+import os, random, signal, statistics, sys, time, warnings
 
 import torch
 import torch.nn.functional as F
@@ -89,3 +89,35 @@ def test_ctrl_c_at_any_moment():
         signal.signal(signal.SIGALRM, old)
     print(f'{moments} of {N} fits were interrupted')
     assert moments>N/2
+
+class Losses(Callback):
+    "Read each loss at once, before the recorder."
+    order = Recorder.order - 1
+    def after_batch(self): self.values = [*getattr(self, 'values', ()), self.loss.item()]
+
+def fit_interrupted_at(k):
+    "Press Ctrl-C in the `k`th line of Recorder's methods from the 63rd batch on; return whether there was one."
+    recorder,losses = Recorder(), Losses()
+    run,left = Runner([recorder, losses]), k
+    codes = {getattr(Recorder, name).__code__ for name in ('after_batch', '_join', 'after_epoch')}
+    def line(frame, event, arg):
+        nonlocal left
+        left -= event=='line'
+        if left==0: raise KeyboardInterrupt
+        return line
+    learn = tiny()
+    learn.data = DataBunch([next(iter(learn.data.train_dl))]*66)
+    sys.settrace(lambda frame, event, arg: line if frame.f_code in codes and run.n_iter>=62 else None)
+    try: run.fit(1, learn)
+    except KeyboardInterrupt: pass
+    finally: sys.settrace(None)
+    assert recorder.losses==losses.values[:len(recorder.losses)], k
+    assert len(losses.values)-len(recorder.losses)<=1, k
+    assert recorder.waiting==recorder.blocks==[], k
+    return left<=0
+
+def test_ctrl_c_at_any_line_of_the_recorder():
+    "No loss is there twice, and none is missing but that of the batch itself."
+    k = 1
+    while fit_interrupted_at(k): k += 1
+    assert k>20
