@@ -7,8 +7,7 @@ __all__ = ['get_model_func', 'create_learner', 'Recorder', 'Schedule', 'annealer
            'sched_exp', 'sched_poly', 'combine_scheds', 'cos_1cycle_anneal', 'ParamScheduler']
 
 # %% ../nbs/05_anneal.ipynb #81902a83
-import inspect, math, typing
-from bisect import bisect
+import bisect, copy, inspect, math, typing
 from functools import partial, wraps
 from numbers import Real
 
@@ -34,7 +33,6 @@ def create_learner(
 
 # %% ../nbs/05_anneal.ipynb #78e62b03
 def _check_name(group, name):
-    "Raise ValueError unless the parameter group has a hyperparameter `name`."
     known = sorted(set(group) - {'params'})
     if name not in known: raise ValueError(f"the optimiser has no {name!r}; it has {', '.join(known)}")
 
@@ -45,8 +43,7 @@ class Recorder(Callback):
     def __init__(self,
         *pnames, # hyperparameters to record besides the learning rate, such as 'momentum'
     ):
-        self.losses = [] # floats
-        self.waiting,self.blocks = [],[] # what's still on the device: the newest losses, and earlier ones joined
+        self.losses,self.waiting = [],[] # floats; tensors that are still on the device
         self.params = {name: [] for name in ('lr', *pnames)} # for each batch a tuple: a value per parameter group
 
     def begin_fit(self):
@@ -57,27 +54,20 @@ class Recorder(Callback):
     def after_batch(self):
         if not self.run.in_train or self.run.loss is None: return # through `run`: quicker than `self.loss`
         self.waiting.append(self.run.loss.detach())
-        if len(self.waiting)==64: self._join() # one tensor; the memory of 64 is free again
+        if len(self.waiting)==64: self.waiting = [_joined(self.waiting)] # one tensor; the memory of 64 is free again
         for name,values in self.params.items(): values.append(self.now(name))
 
     def now(self, name): return tuple([_kept(group[name]) for group in self.run.opt.param_groups])
 
-    def _join(self):
-        joined = torch.cat([loss.flatten() for loss in self.waiting])
-        vars(self).update(waiting=[], blocks=[*self.blocks, joined]) # at once: Ctrl-C may come between two lines
-
-    def after_epoch(self):
-        if self.waiting: self._join()
-        if self.blocks: vars(self).update(losses=self.losses+torch.cat(self.blocks).tolist(), blocks=[])
+    def after_epoch(self): # in one go, since Ctrl-C may come between two lines
+        if self.waiting: vars(self).update(losses=self.losses+_joined(self.waiting).tolist(), waiting=[])
     after_fit = after_epoch # a fit that's cancelled has no last `after_epoch`
 
     def state_dict(self):
         Recorder.after_epoch(self) # fetches the losses, and nothing that a subclass adds
-        return super().state_dict() | {'params': _copied(self.params)}
+        return super().state_dict() | {'params': {name: [*values] for name,values in self.params.items()}}
 
-    def load_state_dict(self, state):
-        self.waiting,self.blocks = [],[] # losses that the state doesn't have
-        super().load_state_dict(state | {'params': _copied(state['params'])})
+    def load_state_dict(self, state): super().load_state_dict(copy.deepcopy(state) | {'waiting': []})
 
     lrs = property(lambda self: [values[-1] for values in self.params['lr']]) # of the last parameter group
 
@@ -86,13 +76,13 @@ class Recorder(Callback):
         if pname not in self.params: raise ValueError(f'{pname!r} is not recorded; Recorder({pname!r}) does it')
         return _plot([values[pgid] for values in self.params[pname]], 'learning rate' if pname=='lr' else pname)
 
-    def plot_lr(self, pgid=-1): return self.plot_param('lr', pgid) # the learning rate
+    def plot_lr(self, pgid=-1): return self.plot_param('lr', pgid)
 
     def plot_loss(self, skip_last=0):
         "Draw the training loss, without the last `skip_last` batches; return the axes."
         return _plot(self.losses[:len(self.losses)-skip_last], 'training loss')
 
-def _copied(params): return {name: [*values] for name,values in params.items()} # the recorder's lists go on growing
+def _joined(losses): return torch.cat([loss.flatten() for loss in losses])
 def _kept(value): return value.detach().clone() if isinstance(value, torch.Tensor) else value # it may change in place
 
 def _plot(values, label):
@@ -126,8 +116,7 @@ def annealer(
     def build(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        numbers = [v for v in bound.args if isinstance(v, (Real, torch.Tensor))]
-        bad = [v for v in numbers if not torch.as_tensor(v).isfinite().all()]
+        bad = [v for v in bound.args if isinstance(v, (Real, torch.Tensor)) and not torch.as_tensor(v).isfinite().all()]
         if bad: raise ValueError(f'{f.__name__} needs finite settings, found {bad[0]}')
         sched = Schedule(partial(f, *bound.args), f"{f.__name__}({', '.join(map(repr, bound.args))})")
         sched(0.) # bad values raise an error now, not in the middle of a fit
@@ -177,7 +166,7 @@ def _check_sched(sched):
 def _combined(edges, scheds, pos): # outside `combine_scheds`, so that it can be pickled
     if pos>=1: return scheds[-1](1.)
     pos = max(pos, 0.)
-    i = bisect(edges, pos)-1 # how many phases are over
+    i = bisect.bisect(edges, pos)-1 # how many phases are over
     return scheds[i]((pos-edges[i])/(edges[i+1]-edges[i]))
 
 def combine_scheds(

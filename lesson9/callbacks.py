@@ -76,8 +76,7 @@ class TrainEvalCallback(Callback):
     after_cancel_epoch = after_cancel_batch
 
     def after_batch(self):
-        run = self.run # reading through it is quicker: `self.iter` is looked for in the callback first
-        if not run.in_train: return
+        if not (run := self.run).in_train: return # through `run`: quicker than `self.in_train`
         run.n_iter += 1
         if run.iters: run.n_epochs = run.epoch + min((run.iter+1)/run.iters, 1) # if the length is wrong
 

@@ -201,7 +201,7 @@ def weights_of(learn): return b''.join(p.detach().numpy().tobytes() for p in lea
 def is_idle(run):
     "Whether a Runner holds nothing of a fit, and its callbacks have nothing to do."
     names   = 'learn xb yb pred loss listeners stack'.split()
-    waiting = [cb for cb in run.cbs for name in ('waiting', 'blocks') if getattr(cb, name, None)] # losses, for example
+    waiting = [cb for cb in run.cbs if getattr(cb, 'waiting', None)] # losses that weren't fetched, for example
     return type(run) is Runner and not waiting and all(getattr(run, name) is None for name in names)
 
 def measured(run):
