@@ -83,11 +83,11 @@ def test_loops_take_turns_batch_by_batch(bench):
                 seen.append(f'{name}{i}')
             seen.append(f'{name} ends')
         return train
-    loops = {'a': (loop('a', 0.02), [0, 1, 2]), 'b': (loop('b', 0), [0, 1, 2]), 'c': (loop('c', 0), [0])}
+    loops = {'a': (loop('a', 0.2), [0, 1, 2]), 'b': (loop('b', 0), [0, 1, 2]), 'c': (loop('c', 0), [0])}
     seconds = take_turns(loops, 2)
     assert seen==['a0', 'a1', 'b0', 'b1', 'c0', 'c ends', 'a2', 'a ends', 'b2', 'b ends']
     assert list(seconds)==['a', 'b', 'c']
-    assert seconds['a']>=0.06 and max(seconds['b'], seconds['c'])<0.02
+    assert seconds['a']>=0.6 and max(seconds['b'], seconds['c'])<0.2
 
 def fails_early(batches): raise ZeroDivisionError
 def fails_late(batches): raise ZeroDivisionError(next(iter(batches)))
