@@ -76,7 +76,9 @@ class Recorder(Callback):
         if pname not in self.params: raise ValueError(f'{pname!r} is not recorded; Recorder({pname!r}) does it')
         return _plot([values[pgid] for values in self.params[pname]], 'learning rate' if pname=='lr' else pname)
 
-    def plot_lr(self, pgid=-1): return self.plot_param('lr', pgid)
+    def plot_lr(self, pgid=-1):
+        "Draw the learning rate of parameter group `pgid` (default: the last); return the axes."
+        return self.plot_param('lr', pgid)
 
     def plot_loss(self, skip_last=0):
         "Draw the training loss, without the last `skip_last` batches; return the axes."

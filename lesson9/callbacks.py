@@ -6,8 +6,7 @@
 __all__ = ['events', 'run_state', 'Callback', 'TrainEvalCallback', 'call_model', 'is_stop', 'Dispatcher', 'Runner']
 
 # %% ../nbs/04_callbacks.ipynb #c6ed8326
-import warnings
-from itertools import chain
+import itertools, warnings
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +133,7 @@ class Dispatcher(ShowsTable):
     def end(self, event, error=None, stop=False):
         "Call all listeners. Then raise the worst error, `error` included, or return whether one returned True."
         outer,self.error = self.error,error # a listener can see what has failed before it
-        for listener in chain(self.listeners[event], self.stack if event=='after_fit' else ()):
+        for listener in itertools.chain(self.listeners[event], self.stack if event=='after_fit' else ()):
             try: stop |= (answer := listener()) is not None and is_stop(answer, listener)
             except BaseException as e: self.error = worse_error(self.error, e)
         try:

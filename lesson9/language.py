@@ -82,6 +82,7 @@ def windows(
     step=1, # from the start of a window to the start of the next
 ) -> Dataset: # inputs and targets of shape (number of windows, length), which are views of `text`
     "Make a dataset of the windows of a text. A target is the character that follows."
+    check_int('length', length, 1)
     if len(text)<=length: raise ValueError(f'a text of {len(text)} characters has no window of {length} and a next one')
     return Dataset(text[:-1].unfold(0, length, step), text[1:].unfold(0, length, step))
 

@@ -7,9 +7,7 @@ __all__ = ['accuracy', 'SGD', 'Dataset', 'check_int', 'Sampler', 'collate', 'Dat
            'check_loader']
 
 # %% ../nbs/03_minibatch_training.ipynb #ad8b84c9
-from numbers import Integral
-
-import torch
+import numbers, torch
 from torch import Tensor
 
 # %% ../nbs/03_minibatch_training.ipynb #fe8160e3
@@ -118,7 +116,7 @@ class Dataset:
 # %% ../nbs/03_minibatch_training.ipynb #44b6ff79
 def check_int(name, value, least):
     "Raise TypeError if `value` isn't an integer, ValueError if it's below `least`."
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f'{name} must be an integer, found {value!r}')
     if value<least: raise ValueError(f'{name} must be at least {least}, found {value}')
 
