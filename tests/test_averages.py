@@ -169,13 +169,18 @@ class Leaves(Callback):
     def after_batch(self):
         if self.run.in_train and self.run.n_iter==self.n: raise KeyboardInterrupt
 
-@pytest.mark.parametrize('n', [1, 2, 3, 255, 256, 257, 258, 259, 333, 334, 335, 600]) # of 334 an epoch
-def test_going_on_changes_no_bit(n, tmp_path):
+def few(): return loader(3) # 334 batches an epoch
+
+@pytest.fixture(scope='module')
+def without_a_stop(): return history(dl=few)[0]
+
+@pytest.mark.parametrize('n', [1, 2, 3, 255, 256, 257, 258, 259, 333, 334, 335, 600])
+def test_going_on_changes_no_bit(n, tmp_path, without_a_stop):
     "From any batch: also when the rows are filled, and when they are empty."
-    def few(): return loader(3)
-    def saved(): return Checkpoint(tmp_path, seconds=None, every=n, log=None)
-    with pytest.raises(KeyboardInterrupt): history(cbs=lambda: [saved(), Leaves(n)], dl=few)
-    assert history(cbs=lambda: [saved()], dl=few)[0]==history(dl=few)[0]
+    def saved(**when): return Checkpoint(tmp_path, seconds=None, log=None, **when)
+    with pytest.raises(KeyboardInterrupt): history(cbs=lambda: [saved(every=n), Leaves(n)], dl=few)
+    assert [*tmp_path.glob('checkpoint_*')], 'nothing to go on from'
+    assert history(cbs=lambda: [saved()], dl=few)[0]==without_a_stop
 
 def add(stats, n, *cbs):
     "Accumulate a batch `n` times, in a run with these callbacks."
