@@ -13,9 +13,9 @@ SITE      := _docs/.built
         bench-scaling bench-language bench-gpu release release-check clean
 help:
 	@echo 'make site     set up .venv if needed (two minutes), export the library, build the site into _docs/ (one)'
-	@echo 'make test     set up .venv if needed, run the tests (about five minutes)'
-	@echo 'make test-site  run the tests of the site alone, on whichever pages are in _docs/ (two minutes)'
-	@echo 'make test-all also run the cells that take minutes'
+	@echo 'make test     set up .venv if needed, run the notebooks and the tests of the library (about five minutes)'
+	@echo 'make test-site  build the site if needed, run its tests on whichever pages are in _docs/ (three minutes)'
+	@echo 'make test-all run both, and the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
 	@echo 'make fuzz-files  read a million damaged files, and build odd schedules (ten minutes; needs atheris)'
 	@echo 'make soak     kill a run at hundreds of moments, train for very long (about ten minutes; Linux)'
@@ -67,11 +67,12 @@ test: $(READY)
 
 # smalldocs' pages or Quarto's: the tests are the same
 test-site: $(SITE)
-	$(BIN)/python -m pytest -q -rfEs $(addprefix tests/test_,site.py browser.py search.py furniture.py reference.py visitors.py)
+	$(BIN)/python -m pytest -q -rfEs -m site tests
 
 test-all: $(READY)
 	$(EXPORT)
 	@$(BIN)/python tools/run_tests.py --flags slow
+	@$(MAKE) --no-print-directory test-site
 
 # Another SEED tries others: make fuzz FUZZ=100000 SEED=20000
 FUZZ ?= 20000

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.site
 DOCS = Path(__file__).resolve().parent.parent/'_docs'
 PAGES = sorted(p.name for p in DOCS.glob('*.html'))
 

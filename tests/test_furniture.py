@@ -15,6 +15,7 @@ from measure import code_cells, notebooks
 from page_furniture import (
     LOOKED_UP, built_on, changelog, facts, folded_contents, footer, minutes, needs, places, sidebar_titles, skip_link)
 
+pytestmark = pytest.mark.site
 NOTEBOOKS = {stem: nb for stem,nb in notebooks().items() if stem!='changelog'} # which has no code
 SETTINGS = colab.settings()
 FORK = types.SimpleNamespace(user='ada', repo='own', branch='dev', nbs_path=Path('/x/nbs'), title='lesson9',

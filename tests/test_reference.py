@@ -1,5 +1,5 @@
 """What is said about each exported name: on the page `Reference`, on the pages of the lessons, and in the comments that
-fastcore reads. `make test` has built `_docs/`; without it, build it with `make site`."""
+fastcore reads. `make test-site` builds `_docs/` before, and so does `make site`."""
 import ast, html, importlib, inspect, json, re
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from entries import definitions, entries, maker, modules, parameters, patched, p
 from fastcore.docments import docments
 from nbdev.config import get_config
 
+pytestmark = pytest.mark.site
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 MODULES = {name: importlib.import_module(f'lesson9.{name}') for name in modules()}

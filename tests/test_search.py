@@ -10,6 +10,8 @@ DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))
 from search_index import kind_of, page_entries, plain
 
+pytestmark = pytest.mark.site
+
 # The index
 
 @pytest.fixture(scope='session')

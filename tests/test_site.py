@@ -1,4 +1,4 @@
-"""The built site, read as files. `make test` has built `_docs/`; without it, build it with `make site`, which also
+"""The built site, read as files. `make test-site` builds `_docs/` before, and so does `make site`, which also
 looks for links that lead nowhere."""
 import html, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.site
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 sys.path.insert(0, str(ROOT/'tools'))

@@ -2,6 +2,8 @@
 alone, where the first result is right, and by reading alone, over a link of the text and one of its contents."""
 import pytest
 
+pytestmark = pytest.mark.site
+
 # What is typed; page and anchor that it leads to; words of the answer there; what a reader clicks on instead
 VISITS = {
     'how to accumulate gradients': (

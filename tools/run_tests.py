@@ -1,8 +1,9 @@
-"""Run the cells of all notebooks and the tests in tests/ at the same time: `python tools/run_tests.py [--flags slow]`
+"""Run the cells of all notebooks, and the tests in tests/ that need no site: `python tools/run_tests.py [--flags slow]`
 
-Options go to nbdev_test. Notebooks give way to the tests, which run one after the other: two notebooks at a time fill
-what two cores have left, up to the end. Every twenty seconds a line says what is running. What a part prints comes when
-it has ended, and what failed comes last. Writes into .test-times how many seconds each part took."""
+Options go to nbdev_test. Both run at the same time. Notebooks give way to the tests, which run one after the other: two
+notebooks at a time fill what two cores have left, up to the end. Every twenty seconds a line says what is running. What
+a part prints comes when it has ended, and what failed comes last. Writes into .test-times how many seconds each part
+took."""
 import os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -12,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # tests/test_recipes.py runs the page of recipes, with warnings as errors
 SKIP = ['--skip_file_re', '^[_.]|_recipes']
 NOTEBOOKS = [('notebooks', ['nice', 'nbdev_test', '--n_workers', '2', '--do_print', *SKIP])]
-TESTS = [('site', ['make', '--no-print-directory', 'site', 'EXPORT=:']), # `make test` has exported the library
-         ('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', 'tests'])]
+# The tests of the built site are those of `make test-site`
+TESTS = [('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', '-m', 'not site', 'tests'])]
 FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
 N_NOTEBOOKS = sum('_recipes' not in path.name for path in ROOT.glob('nbs/*.ipynb'))
 
@@ -41,13 +42,12 @@ def progress(name, text):
         begun,ended = (re.findall(rf'^{word} .*?(\w+)\.ipynb$', text, re.M) for word in ('Starting', '- Completed'))
         now = ' and '.join(sorted({*begun}-{*ended}))
         return f'{len(ended)} of {N_NOTEBOOKS} notebooks' + (f', now {now}' if now else '')
-    if name=='tests': return f"{['0%', *re.findall(r'([0-9]+%)]', text)][-1]} of the tests"
-    return f'building the {name}'
+    return f"{['0%', *re.findall(r'([0-9]+%)]', text)][-1]} of the tests"
 
 def main():
     start = time.monotonic()
     NOTEBOOKS[0][1].extend(sys.argv[1:])
-    print(f'{N_NOTEBOOKS} notebooks, two at a time; beside them the site, then the tests of tests/', flush=True)
+    print(f'{N_NOTEBOOKS} notebooks, two at a time; beside them the tests in tests/', flush=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         parts = [pool.submit(run, part, Path(folder)) for part in (NOTEBOOKS, TESTS)]
         while wait(parts, timeout=20).not_done:
