@@ -4,7 +4,7 @@
     python bench/language.py --parts speed       one part; the others stay as they are in the file
     python bench/language.py --tiny --out /tmp/try.json      a minute, to try it
 
-ngrams      counted, of 1 to 10 characters, with Kneser-Ney smoothing; and 7-grams on less and less of the text
+ngrams      counted, of 1 to 15 characters, with Kneser-Ney smoothing; and 12-grams on less and less of the text
 runs        the page's model, trained from five seeds
 parameters  narrower models on the whole text, from two seeds each
 data        smaller models on a half, a quarter ... of the text, with fewer steps, from two seeds each
@@ -58,12 +58,13 @@ def thinned(text, factor):
     return '\n\n'.join(text.split('\n\n')[::factor])
 
 def ngrams(factors):
-    "Bits per character of n-grams of several lengths, and of 7-grams by the text they were counted in."
+    "Bits per character of n-grams of several lengths, and of 12-grams by the text they were counted in."
     train_text,valid_text = get_prose(here.parent/'nbs')
     n_chars,parts = len(set(train_text+valid_text)),[thinned(train_text, factor) for factor in factors]
     def bits(n, text): return ngram_bits(count_ngrams(text, n), valid_text, n_chars)
-    return dict(machine=machine(), characters=len(parts[0]), found={n: bits(n, parts[0]) for n in range(1, 11)},
-                by_text={len(part): bits(7, part) for part in parts})
+    found = {n: bits(n, parts[0]) for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15)}
+    return dict(machine=machine(), characters=len(parts[0]), found=found,
+                by_text={len(part): bits(12, part) for part in parts})
 
 def texts(factor=1):
     "The page's text as numbers, thinned to train on, and to validate on; and how many characters there are."
@@ -165,7 +166,8 @@ def jobs(part, settings, factors, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--parts', nargs='+', default=['ngrams', 'runs', 'parameters', 'data', 'speed'])
+    parts = ['ngrams', 'runs', 'parameters', 'data', 'speed']
+    parser.add_argument('--parts', nargs='+', default=parts, choices=parts)
     parser.add_argument('--seeds', type=int, default=2, help='trainings for each size')
     parser.add_argument('--rounds', type=int, default=9, help='rounds of the part about speed')
     parser.add_argument('--tiny', action='store_true', help='a tiny model and little text')

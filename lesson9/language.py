@@ -64,6 +64,7 @@ def generate(
     "Write a text, each character drawn by the probabilities that the model gives it. ValueError for a wrong setting."
     if not temperature>0: raise ValueError(f'temperature must be above 0, found {temperature}')
     if not prompt: raise ValueError('prompt must have at least one character')
+    check_int('n', n, 0)
     check_int('length', length, 1)
     text,modes = characters.encode(prompt).to(model_device(model)),[(m, m.training) for m in model.modules()]
     model.eval()
@@ -97,34 +98,41 @@ def bits_per_char(pred, yb):
     return sequence_loss(pred[:,half:], yb[:,half:])/math.log(2)
 
 # %% ../nbs/30a_language.ipynb #30a00033
+def _discounts(level):
+    "Estimate what to take off counts of 0, 1, 2, and of 3 or more, from how many counts are 1, 2, 3 and 4."
+    n = Counter(count for found in level.values() for count in found.values())
+    if not (n[1] and n[2] and n[3]): return [0, 0.5, 0.5, 0.5] # too few to tell
+    once = n[1]/(n[1]+2*n[2])
+    return [0, *(max(k-(k+1)*once*n[k+1]/n[k], 0) for k in (1, 2, 3))]
+
 def count_ngrams(
     text, # a string
     n,    # characters in a gram
-) -> list: # by length of context, from 0 to n-1: how often each character follows each context
+) -> list: # by length of context, from 0 to n-1: how often each character follows each context, and the discounts
     "Count what follows the contexts of a text; for those shorter than n-1, in how many different longer ones."
     grams,levels = Counter(text[i:i+n] for i in range(len(text)-n+1)),[]
     for _ in range(n):
         level = defaultdict(Counter)
         for gram,count in grams.items(): level[gram[:-1]][gram[-1]] += count
-        levels.insert(0, level)
+        levels.insert(0, (level, _discounts(level)))
         grams = Counter(gram[1:] for gram in grams) # from here on, count each different context once
     return levels
 
 # %% ../nbs/30a_language.ipynb #30a0033b
 def kneser_ney(
-    levels,        # what `count_ngrams` gave
-    context,       # the characters before, at least as many as the longest context
-    char,          # the next one
-    n_chars,       # how many different characters there are
-    discount=0.75, # what's taken off each count, between 0 and 1
+    levels,  # what `count_ngrams` gave
+    context, # the characters before, at least as many as the longest context
+    char,    # the next one
+    n_chars, # how many different characters there are
 ) -> float: # a probability
     "Combine n-grams of all lengths (interpolated Kneser-Ney smoothing)."
     p = 1/n_chars
-    for k,level in enumerate(levels):
+    for k,(level,discounts) in enumerate(levels):
         found = level.get(context[len(context)-k:])
         if not found: break # a longer context hasn't been seen, either
-        total = sum(found.values())
-        p = max(found[char]-discount, 0)/total + discount*len(found)/total*p
+        saved = sum(discounts[min(count, 3)] for count in found.values())
+        count = found[char]
+        p = (count-discounts[min(count, 3)] + saved*p)/sum(found.values())
     return p
 
 def ngram_bits(levels, text, n_chars):
@@ -134,7 +142,7 @@ def ngram_bits(levels, text, n_chars):
 
 # %% ../nbs/30a_language.ipynb #30a00052
 def distance_bias(
-    n_heads,     # how many heads
+    n_heads,     # how many heads; fewer than four see only a few characters back
     length,      # positions in a window
     device=None, # a `torch.device`
 ) -> torch.Tensor: # of shape (n_heads, length, length): a row is who looks, a column is who is looked at
@@ -213,9 +221,9 @@ class GPT(nn.Module):
 # %% ../nbs/30a_language.ipynb #30a00071
 def decay_groups(
     model,        # an `nn.Module`
-    weight_decay, # for weights with two axes or more; biases and norms get none
+    weight_decay, # for all that has two axes or more
 ) -> list[dict]: # two parameter groups, for an optimiser
-    "Have weight decay act on matrices only."
-    params = [p for p in model.parameters() if p.requires_grad]
+    "Have weight decay act on matrices only: biases and norms of one axis get none."
+    params = list(model.parameters())
     return [dict(params=[p for p in params if p.ndim>1], weight_decay=weight_decay),
             dict(params=[p for p in params if p.ndim<2], weight_decay=0.)]

@@ -36,7 +36,7 @@ def test_benchmark_can_be_tried_on_little_text(monkeypatch, tmp_path, capsys):
     found = json.loads(out.read_text())
     assert [len(found[part]['found']) for part in ('runs', 'parameters', 'data')]==[2, 1, 1]
     assert found['runs']['machine']['versions']['torch']
-    assert len(found['ngrams']['found'])==10
+    assert len(found['ngrams']['found'])==11
     for r in found['runs']['found']+found['parameters']['found']:
         assert len(r['valid_bits'])==2 and r['block_parameters']<r['parameters']
     assert found['parameters']['found'][0]['parameters']<found['runs']['found'][0]['parameters']
