@@ -13,7 +13,7 @@ SITE      := _docs/.built
         bench-scaling bench-language bench-gpu release release-check clean
 help:
 	@echo 'make site     set up .venv if needed (two minutes), export the library, build the site into _docs/ (one)'
-	@echo 'make test     set up .venv if needed, run the notebooks and the tests of the library (about five minutes)'
+	@echo 'make test     set up .venv if needed, run the notebooks and the tests of the library (about eight minutes)'
 	@echo 'make test-site  build the site if needed, run its tests on whichever pages are in _docs/ (three minutes)'
 	@echo 'make test-all run both, and the cells that take minutes'
 	@echo 'make fuzz     compare 20,000 random fits with the contract (a few minutes)'
