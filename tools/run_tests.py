@@ -12,29 +12,26 @@ from threading import Lock
 ROOT = Path(__file__).resolve().parent.parent
 # tests/test_recipes.py runs the page of recipes, with warnings as errors
 SKIP = ['--skip_file_re', '^[_.]|_recipes']
-NOTEBOOKS = [('notebooks', ['nice', 'nbdev_test', '--n_workers', '2', '--do_print', *SKIP])]
 # The tests of the built site are those of `make test-site`
-TESTS = [('tests', [sys.executable, '-m', 'pytest', '-q', '-rfEs', '-m', 'not site', 'tests'])]
+PARTS = {'notebooks': ['nice', 'nbdev_test', '--n_workers', '2', '--do_print', *SKIP],
+         'tests':     [sys.executable, '-m', 'pytest', '-q', '-rfEs', '-m', 'not site', 'tests']}
 FAILED = re.compile(r'^(?:FAILED|ERROR) .*|^\t.*\.ipynb$', re.M) # as pytest and nbdev_test name them at their end
 N_NOTEBOOKS = sum('_recipes' not in path.name for path in ROOT.glob('nbs/*.ipynb'))
 
 times,failed,printing = {},[],Lock()
 running = {} # name of a part: where its output goes
 
-def run(parts, folder):
-    "Run some parts one after the other, up to the first that fails."
-    for name,command in parts:
-        start = time.monotonic()
-        with (folder/name).open('wb') as output:
-            running[name] = folder/name
-            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False,
-                                    env={**os.environ, 'PYTHONUNBUFFERED': '1'}).returncode
-        text = running.pop(name).read_text(encoding='utf-8', errors='replace')
-        times[name] = time.monotonic()-start
-        with printing: print(f'\n== {name}: {times[name]:.0f} s\n{text}', flush=True)
-        if status:
-            failed.extend(FAILED.findall(text) or [f'{name}: exit status {status}'])
-            return
+def run(name, command, folder):
+    "Run a part, and note what failed."
+    start = time.monotonic()
+    with (folder/name).open('wb') as output:
+        running[name] = folder/name
+        status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False,
+                                env={**os.environ, 'PYTHONUNBUFFERED': '1'}).returncode
+    text = running.pop(name).read_text(encoding='utf-8', errors='replace')
+    times[name] = time.monotonic()-start
+    with printing: print(f'\n== {name}: {times[name]:.0f} s\n{text}', flush=True)
+    if status: failed.extend(FAILED.findall(text) or [f'{name}: exit status {status}'])
 
 def progress(name, text):
     "How far a part has come, from what it has printed."
@@ -46,10 +43,10 @@ def progress(name, text):
 
 def main():
     start = time.monotonic()
-    NOTEBOOKS[0][1].extend(sys.argv[1:])
+    PARTS['notebooks'].extend(sys.argv[1:])
     print(f'{N_NOTEBOOKS} notebooks, two at a time; beside them the tests in tests/', flush=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        parts = [pool.submit(run, part, Path(folder)) for part in (NOTEBOOKS, TESTS)]
+        parts = [pool.submit(run, name, command, Path(folder)) for name,command in PARTS.items()]
         while wait(parts, timeout=20).not_done:
             told = [progress(name, path.read_text(errors='replace')) for name,path in list(running.items())]
             with printing: print(f"{time.monotonic()-start:5.0f} s  {'; '.join(told)}", flush=True)
