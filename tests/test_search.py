@@ -72,6 +72,12 @@ def test_rows_of_tasks_are_entries():
         also=['resume', 'restart'], text='Checkpoint: Checkpoints', code='')
     assert (by_kind['page']['text'], by_kind['section']['text'])==('All names. Before.', 'After.')
 
+def test_what_a_cell_prints_is_left_out():
+    page = '''<main><h1>Language</h1><section id="a"><h2>A sample</h2><pre class="sourceCode">print(sample)</pre>
+    <div class="cell-output cell-output-stdout"><pre><code>learing rate</code></pre></div><p>It reads well.</p>'''
+    _,section = page_entries('language.html', f'{page}</section></main>')
+    assert (section['code'], section['text'])==('print(sample)', 'It reads well.')
+
 # What comes first
 
 @pytest.fixture(scope='session')

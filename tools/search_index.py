@@ -1,13 +1,15 @@
 """The index of the site's search, from the finished pages: `python tools/search_index.py _docs`
 
 nbs/search.js loads it. It's the same for both renderers: each page, section, class, method, function, question,
-term of the glossary, and each row of the reference's table of tasks has an entry."""
+term of the glossary, and each row of the reference's table of tasks has an entry. What cells print isn't in it:
+numbers, and texts that a model has made up."""
 import html, json, re, sys
 from pathlib import Path
 
 ANSWERED = re.compile(r'<details id="(question-[^"]+)"[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>', re.S)
 HEADING = re.compile(r'(?:^|<h[1-6][^>]*>)(.*?)</h[1-6]>', re.S)
 PRE = re.compile(r'<pre\b.*?</pre>', re.S)
+PRINTED = re.compile(r'<div class="cell-output cell-output-stdout">.*?</pre>', re.S)
 
 def plain(text):
     "Text without tags; those inside of a line leave no space behind."
@@ -59,6 +61,7 @@ def page_entries(
     "All that search knows of a page."
     main = text[text.index('<main'):text.index('</main>')]
     main = re.sub(r'<p class="lesson-facts">.*?</p>|<details class="page-contents">.*?</details>', '', main, flags=re.S)
+    main = PRINTED.sub('', main)
     title = plain(re.search(r'<h1\b[^>]*>(.*?)</h1>', main, re.S)[1])
     description = re.search(r'<div class="description">(.*?)</div>', main, re.S)
     found = []
