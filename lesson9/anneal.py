@@ -89,7 +89,7 @@ def _kept(value): return value.detach().clone() if isinstance(value, torch.Tenso
 
 def _plot(values, label):
     if not values: raise ValueError(f'no {label} to draw: fit first, or skip fewer batches')
-    import matplotlib.pyplot as plt # here, because it takes as long to import as everything else together
+    import matplotlib.pyplot as plt # here, since not every script draws, and importing it takes time
     _,ax = plt.subplots(figsize=(6, 2.8))
     ax.plot(torch.as_tensor(values, dtype=torch.float64, device='cpu'), color='black', lw=1)
     ax.set(xlabel='training batch', ylabel=label, title=label.capitalize())

@@ -64,7 +64,7 @@ def _check_event(cls, method):
 # %% ../nbs/04_callbacks.ipynb #69ab02c1
 class TrainEvalCallback(Callback):
     "Count batches and epochs, and set training or evaluation mode. Every `Runner` has one."
-    order = -20 # before all others, which may need the counts
+    order = -20 # before those that may need the counts
 
     def begin_epoch(self):
         self.run.n_epochs,self.run.in_train = float(self.epoch),True

@@ -127,7 +127,7 @@ def show_image(
     "Draw one image. ValueError for another shape."
     picture = _picture(im)
     if ax is None:
-        import matplotlib.pyplot as plt # here, because importing it takes longer than importing all the rest
+        import matplotlib.pyplot as plt # here, since not every script draws, and importing it takes time
         ax = plt.subplots(figsize=(1.6, 1.8))[1]
     ax.imshow(picture.numpy(), cmap=cmap)
     ax.set_axis_off()

@@ -39,7 +39,7 @@ Suggestions.__doc__ = "Learning rates: where the loss falls fastest, and a tenth
 
 class LRFinder(Callback):
     "Try a larger learning rate at each batch until the loss explodes; then restore the learner."
-    order = ParamScheduler.order + 65 # after schedules, whose rates it replaces, and all others
+    order = ParamScheduler.order + 65 # after schedules, whose rates it replaces, and most others
     single = True
     def __init__(self,
         lr_min=1e-5, # learning rate of the first batch, above 0
