@@ -9,7 +9,7 @@ __all__ = ['conv_layer', 'get_cnn', 'init_cnn', 'GeneralRelu', 'summary']
 from contextlib import ExitStack
 from functools import partial
 
-import torch
+import math, torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,7 +85,10 @@ class _Summary(ShowsTable, list):
 
 # %% ../nbs/14_convnet.ipynb #2d77d7eb
 def _bilinear_flops(x1, weight, x2, *args, **kwargs): return 2*x1[0]*weight.numel() # of the shapes
-_also_counted = {torch.ops.aten._trilinear: _bilinear_flops} # `nn.Bilinear`
+_aten = torch.ops.aten
+_also_counted = {_aten._trilinear: _bilinear_flops, # `nn.Bilinear`; then products with a vector
+                 _aten.mv: lambda m, v, **_: 2*math.prod(m), _aten.addmv: lambda x, m, v, **_: 2*math.prod(m),
+                 _aten.dot: lambda v, w, **_: 2*v[0], _aten.addbmm: lambda x, a, b, **_: 2*math.prod(a)*b[2]}
 
 @torch.no_grad()
 def summary(

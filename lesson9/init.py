@@ -31,8 +31,8 @@ def init_model(
     "Initialise all linear and convolution layers; biases become 0. ValueError if there are none."
     layers = _layers(model)
     if not layers: raise ValueError(f'{type(model).__name__} has no linear or convolution layer to initialise')
-    lazy = [type(layer).__name__ for layer in layers if nn.parameter.is_lazy(layer.weight)]
-    if lazy: raise ValueError(f'{lazy[0]} has no shape yet: run a batch through the model first')
+    bad = [l for l in layers if nn.parameter.is_lazy(l.weight) or not isinstance(l.weight, nn.Parameter)]
+    if bad: raise ValueError(f'{bad[0]} has no weight to fill: run a batch first, or initialise before `weight_norm`')
 
     with torch.no_grad():
         for layer in layers:

@@ -37,7 +37,7 @@ class CSVLogger(Callback):
     def after_epoch(self):
         self.rows = self.read() # others may have written to it
         if self.number is None: self.number = _free_number(self.rows)
-        self.rows.append({'fit': self.number} | epoch_row(self.run))
+        self.rows.append({'fit': self.number} | _numbers(epoch_row(self.run)))
         self.next_epoch = self.rows[-1]['epoch']+1
         self._write()
 
@@ -74,6 +74,12 @@ class CSVLogger(Callback):
         sound = all(None not in row and (row.get('fit') or '0').isdecimal() for row in rows) # None: of values too many
         if 'epoch' in (found.fieldnames or []) and sound and '\ufffd' not in text: return rows
         raise ValueError(f'{str(self.path)!r} was not written by a CSVLogger: it has no column epoch, or another fit')
+
+def _numbers(x):
+    "Python's numbers, of which a text keeps all digits, in place of arrays and tensors."
+    if isinstance(x, dict): return {k: _numbers(v) for k,v in x.items()}
+    if isinstance(x, (list, tuple)): return [_numbers(v) for v in x]
+    return x.tolist() if hasattr(x, 'tolist') else x
 
 def _free_number(rows): return max((int(row.get('fit') or 0) for row in rows), default=-1) + 1
 

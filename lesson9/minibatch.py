@@ -42,7 +42,7 @@ def _check_groups(groups, params):
 def _as_list(tensors): return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 class SGD:
-    "Step against the gradient, with momentum and weight decay, exactly like `torch.optim.SGD`."
+    "Step against the gradient, with momentum and weight decay, as `torch.optim.SGD` does."
     def __init__(self,
         params,         # tensors, or groups: dicts such as `{'params': tensors, 'lr': 0.1}` with their own settings
         lr,             # learning rate, the length of a step: at least 0
@@ -52,8 +52,7 @@ class SGD:
         nesterov=False, # look one step ahead (Sutskever et al. 2013, On the importance of initialization and momentum)
     ): # ValueError for settings that PyTorch refuses, and for no parameters
         if isinstance(params, Tensor): raise TypeError('params must be an iterable of tensors or dicts, found a tensor')
-        params = list(params)
-        if not params: raise ValueError('SGD got an empty parameter list')
+        if not (params := list(params)): raise ValueError('SGD got an empty parameter list')
 
         settings = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
         groups = params if isinstance(params[0], dict) else [dict(params=params)]
@@ -99,8 +98,9 @@ class Dataset:
     def __init__(self,
         x, # inputs: a tensor whose first axis counts samples, or anything with `len` and an index, such as a list
         y, # targets, one for each input
-    ): # ValueError if their lengths differ, TypeError for a dict of columns
-        if hasattr(x, 'keys'): raise TypeError(f'x is indexed by sample, found a {type(x).__name__} of columns')
+    ): # ValueError if their lengths differ, TypeError for what is indexed by key
+        keyed = [type(part).__name__ for part in (x, y) if hasattr(part, 'keys')] # a dict of columns, pandas' Series
+        if keyed: raise TypeError(f'x and y are indexed by position, found a {keyed[0]}, which is by key')
         if len(x)!=len(y): raise ValueError(f'x and y must have one length, found {len(x)} inputs and {len(y)} targets')
         self.x,self.y = x,y
 
@@ -165,7 +165,7 @@ class DataLoader:
     def __iter__(self): return (self._fetch(idxs) for idxs in self.sampler)
 
     def _fetch(self, idxs): # the batch of these samples
-        if self.collate_fn is None and hasattr(self.ds, 'get_batch'): return self.ds.get_batch(idxs)
+        if self.collate_fn is None and hasattr(type(self.ds), 'get_batch'): return self.ds.get_batch(idxs)
         fetch = getattr(self.ds, '__getitems__', lambda idxs: [self.ds[i] for i in idxs]) # PyTorch's name
         return (self.collate_fn or collate)(fetch(idxs.tolist()))
 

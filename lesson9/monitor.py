@@ -23,7 +23,8 @@ def known_mode(
     words = set(metric.lower().split('_'))
     smaller = not words.isdisjoint('loss error nll mae mse rmse perplexity'.split())
     larger  = not words.isdisjoint('accuracy acc f1 precision recall auc auroc auprc iou dice'.split())
-    return None if smaller==larger else 'min' if smaller else 'max'
+    if smaller==larger or not words.isdisjoint(('neg', 'negative')): return None
+    return 'min' if smaller else 'max'
 
 def check_column(
     cb,     # a callback in a fit, which reads `metric` as each epoch ends

@@ -34,13 +34,17 @@ def rebuild(
     x,     # a container
     parts, # a dict of new parts, with the keys that `children(x)` has
 ) -> Any: # a container like `x`
-    "Copy a container, with other parts."
+    "Copy a container, with other parts. TypeError if its copy isn't one of its own."
     if isinstance(x, tuple): return x._replace(**parts) if hasattr(x, '_replace') else type(x)(parts.values())
     if isinstance(x, Mapping) and not isinstance(x, MutableMapping): return type(x)(parts) # type: ignore[call-arg]
     new = copy(x) # with all attributes, such as the function of a defaultdict
     for k,part in parts.items():
+        old = x[k] if isinstance(x, MutableMapping) else None
         if isinstance(x, (Mapping, list)): new[k] = part
         else: object.__setattr__(new, k, part) # a dataclass may be frozen
+        if isinstance(x, MutableMapping) and x[k] is part is not old: # both hold one dict inside
+            x[k] = old
+            raise TypeError(f'a copy of {type(x).__name__} shares its data: give the class a method __copy__')
     return new
 
 # %% ../nbs/04a_nested.ipynb #4a00000b

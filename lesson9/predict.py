@@ -150,10 +150,13 @@ class _Predictions(Callback):
         if self.yb is None: raise ValueError('with_loss needs targets, and the loader gave none')
         n,losses = batch_size(self.xb),self.each_loss(pred, self.yb)
         if losses.shape==(n,): return losses
-        each = losses.numel()//max(n, 1) # a sample may have many, one a pixel
-        if n*each==losses.numel(): return losses.reshape(n, each).mean(1)
+        if n==0 or losses.numel()%n==0: return self._alone(n, pred, losses) # a sample has many, one a pixel
         raise ValueError(f'with_loss needs a loss for each of the {n} samples, found shape {tuple(losses.shape)}: '
                          f'{_name(self.loss_func)} ignores its reduction')
+
+    def _alone(self, n, pred, losses): # of each sample, as if it were the whole batch
+        def sample(i): return map_tensors(lambda t: t[i:i+1], (pred, self.yb))
+        return torch.stack([self.loss_func(*sample(i)) for i in range(n)]) if n else losses.new_zeros(0)
 
 def _kept(t): return t.detach().clone() # the loader or the model may use its memory again
 def _plain(t): return t.detach().float() if t.dtype in (torch.float16, torch.bfloat16) else _kept(t)

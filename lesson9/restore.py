@@ -159,11 +159,13 @@ def load_learner_state(
     "Set what `learner_state` has collected."
     for name,t in named_tensors(learn).items():
         with torch.no_grad(): t.copy_(state['tensors'][name])
-        grad = state['grads'].get(name)
-        t.grad = None if grad is None else grad.to(t.device)
+        t.grad = None if (grad := state['grads'].get(name)) is None else _in_order_of(t, grad.to(t.device))
         if isinstance(t, nn.Parameter): t.requires_grad_(name not in state['frozen'])
     for name,m in _with_extra(learn).items(): m.set_extra_state(state['extra'][name])
     _load_opt(learn.opt, state['opt'])
+
+def _in_order_of(p, t): # a tensor for the weight `p`, in memory as that is: fused optimisers go through both at once
+    return t if t.is_sparse or t.shape!=p.shape else torch.empty_like(p, dtype=t.dtype, device=t.device).copy_(t)
 
 def _load_opt(opt, state):
     groups = list(opt.param_groups)
@@ -178,4 +180,4 @@ def _load_opt(opt, state):
     for i,kept in state['state'].items():
         mine = opt.state.get(params[i]) # our SGD keeps a tensor
         for k,v in kept.items() if isinstance(kept, dict) and isinstance(mine, dict) else ():
-            if isinstance(v, Tensor) and v.dtype!=mine[k].dtype: mine[k] = v.to(mine[k].device)
+            if isinstance(v, Tensor): mine[k] = _in_order_of(params[i], v.to(mine[k].device))
