@@ -30,6 +30,7 @@ class StepsLoader:
     ):
         check_int('n', n, 1)
         check_loader('dl', dl)
+        if isinstance(dl, StepsLoader): raise TypeError('dl is a StepsLoader already: only one can know where it is')
         self.dl = dl
         self.n,self.restart = n,restart
 

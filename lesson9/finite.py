@@ -40,7 +40,7 @@ class CheckFinite(HooksCallback):
     "Raise FloatingPointError when a loss or a gradient is infinite or NaN: at which batch, of which weights or layer."
     order = GradientAccumulation.order - 1 # sees the gradients of each batch, whether a step follows or not
     single = True
-    smallest_scale = 2**-10 # with float16: gradients that aren't finite at an even smaller scale are an error
+    smallest_scale = 2**-10 # with float16: gradients that aren't finite at this scale or a smaller one are an error
     part = todo = values = error = None
     def __init__(self,
         layers=False, # True: name the first layer whose output or gradient isn't finite, which takes longer
@@ -104,8 +104,8 @@ class CheckFinite(HooksCallback):
 
     def gather(self, params):
         "Make one tensor of the loss, float16's scale (or 0), the largest gradient of each weight, and the notes."
-        loss = self.run.loss.detach()
-        if loss.ndim: loss = loss.sum()
+        found = self.run.loss # None: a group's step after a batch that was skipped
+        loss = torch.zeros(()) if found is None else found.detach().sum()
         zero,scaler = torch.zeros((), device=loss.device),getattr(self.opt, 'scaler', None)
         scale = scaler.scale(zero+1) if scaler else zero
         notes = [value.to(loss.device) for _,value in self.notes]
@@ -113,7 +113,7 @@ class CheckFinite(HooksCallback):
 
     def after_batch(self):
         "Send the numbers to the processor, and look at those that have arrived; at the end of a pass, at all."
-        if self.todo and self.run.loss is not None and not self.error:
+        if (self.todo=='all' or self.todo and self.run.loss is not None) and not self.error:
             params,values = (opt_params(self.opt), self.values) if self.todo=='all' else ([], self.gather([]))
             epoch = f' of epoch {self.epoch}' if self.run.epochs else ''
             place = f"{'training' if self.in_train else 'validation'} batch {self.iter}{epoch}"

@@ -7,7 +7,7 @@ __all__ = ['loader_generators', 'rng_state', 'set_rng_state', 'fork_rng', 'uncha
            'check_learner_state', 'differences', 'load_learner_state']
 
 # %% ../nbs/15a_restore.ipynb #15a00005
-import random
+import copy, random
 from contextlib import ExitStack, contextmanager
 
 import numpy as np, torch
@@ -31,10 +31,9 @@ def rng_state(
     data, # a `DataBunch`, whose loaders may have generators of their own
 ) -> dict: # a dict, for `set_rng_state`
     "Get the state of all random generators: Python's, NumPy's, PyTorch's and the loaders'."
-    state = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
-                 loaders=[g.get_state() for g in loader_generators(data)])
-    if torch.cuda.is_initialized(): state['cuda'] = torch.cuda.get_rng_state_all()
-    return state
+    cuda = dict(cuda=torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else {}
+    return cuda | dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                       loaders=[g.get_state() for g in loader_generators(data)])
 
 def set_rng_state(
     state, # what `rng_state` gave
@@ -70,6 +69,7 @@ def unchanged(
     with fork_rng(learn.data), ExitStack() as ways: # each way back is gone, also if another one fails
         for part in parts:
             for m in part.modules(): ways.callback(_restore_module, m, m.training, dict(m._buffers))
+        for m in _with_extra(learn).values(): ways.callback(m.set_extra_state, copy.deepcopy(m.get_extra_state()))
         for o in opts:
             groups = [(group, _copy(group)) for group in o.param_groups]
             ways.callback(_restore_opt, o, groups, {p: _copy(kept) for p,kept in getattr(o, 'state', {}).items()})
@@ -103,12 +103,17 @@ def _restore_module(m, training, buffers):
         new = m._buffers.get(name)
         m._buffers[name] = old if old is None or new is None else old.to(new.device)
 
-# %% ../nbs/15a_restore.ipynb #15a0000e
 def _parts(learn):
     "The modules among model and loss function, by name; of a compiled one, the module that was compiled."
     parts = [('model', learn.model), ('loss_func', learn.loss_func)]
     return [(name, getattr(part, '_orig_mod', part)) for name,part in parts if isinstance(part, nn.Module)]
 
+def _with_extra(learn):
+    "The layers that have more to keep, from a `get_extra_state` of their own, by name."
+    return {f'{name}.{k}': m for name,part in _parts(learn) for k,m in part.named_modules()
+            if type(m).get_extra_state is not nn.Module.get_extra_state}
+
+# %% ../nbs/15a_restore.ipynb #15a0000e
 def named_tensors(
     learn, # a `Learner`
 ) -> dict: # a dict
@@ -118,11 +123,6 @@ def named_tensors(
     known  = {id(t) for t in found.values()}
     others = [p for group in learn.opt.param_groups for p in group['params'] if id(p) not in known]
     return found | {f'others.{i}': p for i,p in enumerate(others)}
-
-def _with_extra(learn):
-    "The layers that have more to keep, from a `get_extra_state` of their own, by name."
-    return {f'{name}.{k}': m for name,part in _parts(learn) for k,m in part.named_modules()
-            if type(m).get_extra_state is not nn.Module.get_extra_state}
 
 def learner_state(
     learn, # a `Learner`

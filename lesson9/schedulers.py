@@ -134,8 +134,16 @@ class EMACallback(_AfterStep):
         if self.n_averaged==0 or not (self.run.epochs or self.follows(self.model)): return
         self.weights,self.swapped = _copies(self.model),True
         self.copy_to(self.model)
+        self.versions = [p._version for p in self.model.parameters()] # which PyTorch counts up with each change
 
-    def after_epoch(self): self._swap_back()
+    def after_epoch(self):
+        "RuntimeError if a callback has changed the weights that the model has now: these are the averages."
+        known = zip(self.model.parameters(), self.averages, self.versions, strict=True) if self.swapped else ()
+        touched = [(p, mean.to(p)) for p,mean,version in known if p._version!=version] # and perhaps set back
+        if not all(torch.equal(p, mean) or p.isnan().any() for p,mean in touched):
+            raise RuntimeError(f'a callback changed the weights before {type(self).__name__} took its averages out of '
+                               f'the model: give it an order above {self.order}')
+        self._swap_back()
 
     def after_fit(self): # before others set back what they changed, as `lr_find` does with the weights
         self._swap_back()
