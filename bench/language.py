@@ -6,6 +6,7 @@
 
 ngrams      counted, of 1 to 15 characters, with Kneser-Ney smoothing; and 12-grams on less and less of the text
 runs        the page's model, trained from five seeds
+dropout     the same model with a dropout of 0.1, from two seeds
 parameters  narrower models on the whole text, from two seeds each
 data        smaller models on a half, a quarter ... of the text, with fewer steps, from two seeds each
 speed       characters a second: the Runner, the same loop by hand, and a loop like that of minGPT's trainer, which take
@@ -143,7 +144,7 @@ def speed(settings, rounds):
     found = [epoch([*loops][::-1 if i%2 else 1]) for i in range(rounds)]
     return {name: [seconds[name] for seconds in found] for name in loops}
 
-page = dict(length=128, width=128, n_layers=4, n_heads=4, dropout=0.1, bs=8, lr=3e-3, steps=250, epochs=10)
+page = dict(length=128, width=128, n_layers=4, n_heads=4, dropout=0., bs=8, lr=3e-3, steps=250, epochs=10)
 tiny = page | dict(length=32, width=32, n_layers=2, n_heads=2, steps=5, epochs=2)
 
 def narrower(settings, factor):
@@ -160,13 +161,14 @@ def jobs(part, settings, factors, seeds):
     "The trainings of a part: settings, how thin the text is, and seed of each. The largest sizes are those of `runs`."
     whole,*less = factors
     if part=='runs': return [(settings, whole, seed) for seed in range(len(factors))]
+    if part=='dropout': return [(settings | dict(dropout=0.1), whole, seed) for seed in range(seeds)]
     smaller = {'parameters': lambda k: (narrower(settings, k//whole), whole),
                'data':       lambda k: (for_less_text(settings, k//whole), k)}[part]
     return [(*smaller(k), seed) for k in less for seed in range(seeds)]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ['ngrams', 'runs', 'parameters', 'data', 'speed']
+    parts = ['ngrams', 'runs', 'dropout', 'parameters', 'data', 'speed']
     parser.add_argument('--parts', nargs='+', default=parts, choices=parts)
     parser.add_argument('--seeds', type=int, default=2, help='trainings for each size')
     parser.add_argument('--rounds', type=int, default=9, help='rounds of the part about speed')
@@ -177,7 +179,7 @@ def main():
     settings,factors = (tiny, [64, 128]) if args.tiny else (page, [1, 2, 4, 8, 16]) # every how many-th paragraph
     out = json.loads(args.out.read_text()) if args.out.exists() else {}
     with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool:
-        trained = [part for part in args.parts if part in ('runs', 'parameters', 'data')]
+        trained = [part for part in args.parts if part not in ('ngrams', 'speed')]
         waiting = {part: pool.map(train, *zip(*jobs(part, settings, factors, args.seeds))) for part in trained}
         if 'ngrams' in args.parts:
             out['ngrams'] = ngrams(factors)

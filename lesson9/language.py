@@ -95,7 +95,7 @@ def sequence_loss(pred, yb):
 def bits_per_char(pred, yb):
     "Mean bits per character over the second half of each window. For windows of even length that overlap by half."
     half = yb.shape[1]//2
-    return sequence_loss(pred[:,half:], yb[:,half:])/math.log(2)
+    return sequence_loss(pred[:,half:].float(), yb[:,half:])/math.log(2) # bfloat16 would round to 0.01
 
 # %% ../nbs/30a_language.ipynb #30a00033
 def _discounts(level):

@@ -34,7 +34,7 @@ def test_benchmark_can_be_tried_on_little_text(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr('sys.argv', ['language', '--tiny', '--seeds', '1', '--rounds', '1', '--out', str(out)])
     language.main()
     found = json.loads(out.read_text())
-    assert [len(found[part]['found']) for part in ('runs', 'parameters', 'data')]==[2, 1, 1]
+    assert [len(found[part]['found']) for part in ('runs', 'dropout', 'parameters', 'data')]==[2, 1, 1, 1]
     assert found['runs']['machine']['versions']['torch']
     assert len(found['ngrams']['found'])==11
     for r in found['runs']['found']+found['parameters']['found']:
