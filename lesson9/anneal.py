@@ -208,6 +208,7 @@ class ParamScheduler(Callback):
         for sched in sched_funcs if isinstance(sched_funcs, (list, tuple)) else [sched_funcs]: _check_sched(sched)
         self.pname,self.sched_funcs = pname,sched_funcs
         self.targets = target if target is None or isinstance(target, (list, tuple)) else [target]
+        self.objects = [place for place in self.targets or () if not isinstance(place, dict)] # layers, not groups
 
     def places(self): return self.run.opt.param_groups if self.targets is None else self.targets
 
@@ -228,9 +229,12 @@ class ParamScheduler(Callback):
     def begin_batch(self):
         if not self.run.in_train: return
         if self.run.iters is None: # in the first pass over a loader without a length
-            raise ValueError('ParamScheduler needs the number of batches of an epoch, but the training loader has no '
-                             'length: StepsLoader(dl, n) makes epochs of n batches of it, without restart=True')
+            raise ValueError('a schedule needs a length: StepsLoader(dl, n) makes epochs of n, without restart=True')
         pos = self.run.n_epochs/self.run.epochs
         for place,sched in zip(self.places(), self.scheds, strict=True):
             if isinstance(place, dict): place[self.pname] = sched(pos)
             else: setattr(place, self.pname, sched(pos))
+
+    def state_dict(self): return {'values': [getattr(o, self.pname) for o in self.objects]} if self.objects else {}
+    def load_state_dict(self, state):
+        for o,value in zip(self.objects, state.get('values', ())): setattr(o, self.pname, value)

@@ -48,8 +48,7 @@ def _parse_idx(f, most):
     if len(data)<size or f.read(1):
         found = 'more' if len(data)==size else f'only {len(data):,}' if size<=most else f'at most {most:,}'
         raise ValueError(f'shape {shape} needs {size:,} bytes after the header, found {found}')
-    elements = np.frombuffer(data, dtype).astype(dtype.newbyteorder('='), copy=False)
-    return torch.from_numpy(elements.reshape(shape))
+    return torch.from_numpy(np.frombuffer(data, dtype).astype(dtype.newbyteorder('='), copy=False).reshape(shape))
 
 # %% ../nbs/00_data.ipynb #83dbbbfa
 def load_idx(

@@ -21,8 +21,7 @@ def kaiming_std(
     return gain(a)/math.sqrt(fan_in)
 
 # %% ../nbs/02b_initializing.ipynb #8fc72d92
-def _layers(model):
-    return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+def _layers(model): return [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
 
 def init_model(
     model: nn.Module,       # any model, changed in place

@@ -11,7 +11,7 @@ from collections import namedtuple
 from typing import Any
 
 import numpy as np
-from fastcore.basics import listify, patch
+from fastcore.basics import listify
 
 from .anneal import *
 from .averages import *
@@ -139,17 +139,3 @@ def lr_find(
     finally:
         for cb,state in states: cb.load_state_dict(state)
     return finder
-
-# %% ../nbs/16_lr_find.ipynb #16a00001
-def _objects(sched): return [place for place in sched.targets or () if not isinstance(place, dict)]
-
-@patch
-def state_dict(self:ParamScheduler) -> dict: # empty if it sets only hyperparameters: they are the optimiser's
-    "Get what its targets have, such as a layer's `p`."
-    places = _objects(self)
-    return {'values': [getattr(place, self.pname) for place in places]} if places else {}
-
-@patch
-def load_state_dict(self:ParamScheduler, state):
-    "Set what `state_dict` has got."
-    for place,value in zip(_objects(self), state.get('values', ()), strict=True): setattr(place, self.pname, value)

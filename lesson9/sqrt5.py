@@ -15,7 +15,6 @@ def stats(
 ) -> tuple[float, float]: # mean and (unbiased) standard deviation over all numbers
     "Compute mean and std of `x`, as two floats. ValueError for fewer than two numbers."
     if x.numel() < 2: raise ValueError(f'stats: found shape {tuple(x.shape)}, expected at least two numbers')
-    x = x.detach()
     return x.mean().item(),x.std().item()
 
 # %% ../nbs/02a_why_sqrt5.ipynb #eda74c7c
