@@ -39,7 +39,7 @@ class BatchTransform(Callback):
 class RandomShift:
     "Shift each image of a batch by its own random number of pixels, in both directions."
     def __init__(self,
-        pixels,        # the largest shift, at least 0; it can be scheduled, and needn't be whole
+        pixels,        # the largest shift, half as likely as others; at least 0; can be scheduled, needn't be whole
         shape=(28,28), # height and width of the images
     ):
         if not 0<=pixels<math.inf: raise ValueError(f'pixels must be at least 0, and finite, found {pixels}')

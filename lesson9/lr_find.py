@@ -62,6 +62,8 @@ class LRFinder(Callback):
 
     def begin_fit(self):
         if not self.epochs: return # a validation
+        stepped = [type(cb).__name__ for cb in self.run.cbs if 'scheduler' in vars(cb)]
+        if stepped: raise ValueError(f'{stepped[0]} would be stepped by the search: leave it out')
         self.lrs,self.losses = [],[]
         self.mean,self.low = 0.,math.inf # of the losses, see `ema`; the smallest smoothed one
         self.exploded = False

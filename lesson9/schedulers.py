@@ -70,10 +70,12 @@ class SchedulerCallback(_AfterStep):
         kind = type(self.scheduler).__name__
         if self.scheduler.optimizer.param_groups is not self.opt.param_groups: # MixedPrecision may have wrapped it
             raise ValueError(f"{kind} is for another optimiser than the learner's: make it with learn.opt")
+        names = ('lr', 'momentum', 'betas') if getattr(self.scheduler, 'cycle_momentum', False) else ('lr',)
         for cb in self.run.cbs:
-            if not isinstance(cb, ParamScheduler) or cb.pname!='lr': continue
+            if not isinstance(cb, ParamScheduler) or cb.pname not in names: continue
             if any(place is group for place in cb.places() for group in self.opt.param_groups):
-                raise ValueError(f"SchedulerCallback ({kind}) and {type(cb).__name__} both set 'lr': leave one out")
+                raise ValueError(f'SchedulerCallback ({kind}) and {type(cb).__name__} both set {cb.pname!r}: '
+                                 'leave one out')
         if self.metric: check_column(self, self.metric)
 
     def state_dict(self): return {'scheduler': self.scheduler.state_dict()} # the rates are the optimiser's
