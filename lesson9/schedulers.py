@@ -100,7 +100,7 @@ class EMACallback(_AfterStep):
         if not 0<=decay<1: raise ValueError(f'decay must be from 0 to below 1, found {decay}')
         self.decay,self.n_averaged = decay,0
         self.averages,self.weights = [],[] # tensors; the model's own weights, between fits and during a validation
-        self.swapped = False
+        self.swapped,self.versions = False,[]
 
     def begin_fit(self):
         "Start new averages if the weights aren't those of the last fit. ValueError without parameters."
@@ -160,7 +160,7 @@ class EMACallback(_AfterStep):
     def _swap_back(self):
         if not self.swapped: return
         for p,w in zip(self.model.parameters(), self.weights, strict=True): p.copy_(w)
-        self.swapped = False
+        self.swapped,self.versions = False,[]
         if self.run.epochs: self.weights = [] # otherwise they're still those of the last fit
 
 def _mean_dtype(p): return p.dtype if p.dtype.itemsize>=4 else torch.float32 # small changes are lost in shorter ones
