@@ -105,7 +105,7 @@ class CheckFinite(HooksCallback):
     def gather(self, params):
         "Make one tensor of the loss, float16's scale (or 0), the largest gradient of each weight, and the notes."
         found = self.run.loss # None: a group's step after a batch that was skipped
-        loss = torch.zeros(()) if found is None else found.detach().sum()
+        loss = torch.zeros((), device=params[0].device) if found is None else found.detach().sum()
         zero,scaler = torch.zeros((), device=loss.device),getattr(self.opt, 'scaler', None)
         scale = scaler.scale(zero+1) if scaler else zero
         notes = [value.to(loss.device) for _,value in self.notes]
